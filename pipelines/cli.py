@@ -1,0 +1,255 @@
+"""The command line. Nothing heavy is imported before a command needs it: `sqllm --help` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sqllm.errors import AudioError, UsageError
+
+app = typer.Typer(
+    name="sqllm",
+    help="Speech quality of recordings: scores from 1 (bad) to 5 (excellent) for overall quality ([bold]mos[/]),"
+    " noisiness ([bold]noi[/]), coloration ([bold]col[/]), discontinuity ([bold]dis[/]) and loudness ([bold]loud[/]),"
+    " and answers in words. Higher is always better.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Values from --config stand where the command line says nothing."""
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read --config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path} should hold lines like `model: embedded`")
+    known = {parameter.name for parameter in context.command.params} - {"config"}
+    values = {str(name).replace("-", "_"): value for name, value in content.items()}
+    for name in values.keys() - known:
+        raise UsageError(f"--config {path}: no option {name!r}; there are {', '.join(sorted(known))}")
+    if isinstance(values.get("source"), str):
+        values["source"] = [values["source"]]
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+def _explain(value: str) -> str:
+    if value in ("never", "always"):
+        return value
+    try:
+        assert value.startswith("below=") and 1 <= float(value.removeprefix("below=")) <= 5
+    except (AssertionError, ValueError):
+        raise typer.BadParameter(f"{value!r} is not never, always or below=SCORE, such as below=2.5") from None
+    return value
+
+
+def _profile(name: str | None) -> str | None:
+    if name is not None:
+        from sqllm.corpus.profiles import load_profiles
+
+        profiles = load_profiles()
+        if name not in profiles:
+            raise UsageError(f"no listener profile {name!r}; there are {', '.join(sorted(profiles))}")
+    return name
+
+
+Model = Annotated[str, typer.Option(metavar="PRESET|DIR", help="A preset's name, or the folder of a model.")]
+Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Score as this kind of listener.")]
+Where = Annotated[Device, typer.Option(help="Where the model runs; auto takes a GPU when there is one.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own log, and a traceback for what goes wrong.")]
+
+
+@app.command()
+def score(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            show_default=False,
+            help="A file, a folder, a glob, or a CSV or Parquet manifest with a column `uri` (and `reference_uri`);"
+            " its other columns are carried into the scores.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", show_default=False, help="Where scores/ and summary.json go; replaces them.")
+    ],
+    reference: Annotated[
+        str | None, typer.Option(metavar="ROOT", help="Clean references: a folder with the same relative names.")
+    ] = None,
+    model: Model = "embedded",
+    profile: Profile = None,
+    explain: Annotated[
+        str, typer.Option(metavar="never|below=2.5|always", callback=_explain, help="Which recordings to explain.")
+    ] = "never",
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Copies of the model.", show_default="one a core, or one a GPU")
+    ] = None,
+    device: Where = Device.auto,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first N recordings.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", is_eager=True, callback=_read_config, help="A YAML file of these options."),
+    ] = None,
+    max_failure_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="More failed recordings than this share: exit status 1.")
+    ] = 0.5,
+    verbose: Verbose = False,
+) -> None:
+    """Score recordings into DIR/scores (Parquet), a row for each recording and channel."""
+    from pipelines.sources import find
+
+    _profile(profile)
+    recordings = find(source, reference, limit)
+    unpaired = recordings["reference_uri"].null_count if reference else 0
+    if unpaired:
+        print(f"sqllm: {unpaired} of {len(recordings)} recordings are scored without a reference", file=sys.stderr)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to --out {out}: {error.strerror}") from None
+
+    from pipelines.progress import Progress
+    from pipelines.score import Settings
+    from pipelines.score import score as run
+    from pipelines.summary import show as show_summary
+
+    settings = Settings(model, profile, explain, actors, device.value, verbose)
+    with nullcontext() if verbose else _only_our_stderr(), Progress(enabled=not verbose) as progress:
+        totals = run(recordings, out, settings, watch=progress.update)
+    show_summary(out, _console())
+    if totals.failed > max_failure_rate * totals.recordings:
+        print(
+            f"sqllm: {totals.failed} of {totals.recordings} recordings failed, more than --max-failure-rate"
+            f" {max_failure_rate:g}: see error_detail in {out / 'scores'}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def ask(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A recording.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help='Such as "what is wrong with it?"')],
+    reference: Annotated[str | None, typer.Option(metavar="FILE", help="The clean reference.")] = None,
+    model: Model = "embedded",
+    profile: Profile = None,
+    device: Where = Device.auto,
+) -> None:
+    """Ask about a recording; the answer comes in words."""
+    for name in filter(None, (file, reference)):
+        if not os.path.isfile(name):
+            raise UsageError(f"no such file: {name}")
+    _profile(profile)
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading the model"):
+        from sqllm import Predictor
+
+        pieces = Predictor.load(model=model, device=device.value).ask(
+            file, question, reference=reference, profile=profile
+        )
+        first = next(iter(pieces), "")
+    print(first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command()
+def show(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a run.")]) -> None:
+    """Show the summary of a finished or half-finished run."""
+    from pipelines.summary import show as show_summary
+
+    show_summary(directory, _console())
+
+
+@app.command()
+def bench(
+    model: Model = "embedded",
+    device: Where = Device.auto,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+) -> None:
+    """Measure the speed of a model on this machine."""
+    from sqllm.bench import run
+
+    run(model=model, device=device.value, dtype=dtype)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Whatever goes wrong is one line on stderr; a traceback only with --verbose."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        status: Any = app(arguments, prog_name="sqllm", standalone_mode=False)
+    except typer.TyperException as error:
+        status = _refuse(error.format_message(), 2)
+    except (UsageError, AudioError) as error:
+        status = _refuse(str(error), 2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except Exception as error:
+        if "--verbose" in arguments:
+            raise
+        status = _refuse(f"{type(error).__name__}: {_gist(error)} (--verbose shows more)", 1)
+    if status == 130:
+        _refuse("interrupted; `sqllm show DIR` tells what is there", 130)
+    sys.exit(status or 0)
+
+
+def _console():
+    """As wide as the terminal; in a file or a log, wide enough for the table."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+@contextmanager
+def _only_our_stderr() -> Iterator[None]:
+    """What Ray's C++ parts write to the terminal is dropped; `sys.stderr` goes on to where it went."""
+    python, descriptor = sys.stderr, os.dup(2)
+    with open(os.devnull, "w") as nowhere, os.fdopen(descriptor, "w", buffering=1) as terminal:
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = terminal
+        try:
+            yield
+        finally:
+            sys.stderr = python
+            os.dup2(descriptor, 2)
+
+
+def _refuse(reason: str, status: int) -> int:
+    print(f"sqllm: {' '.join(reason.split())}", file=sys.stderr)
+    return status
+
+
+def _gist(error: Exception) -> str:
+    """The line that matters: the first, but Ray puts the reason of a remote failure below a traceback."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+    return lines[-1] if type(error).__module__.startswith("ray.") else lines[0]
+
+
+if __name__ == "__main__":
+    main()

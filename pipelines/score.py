@@ -1,0 +1,232 @@
+"""The main job: every recording to its scores, with Ray Data.
+
+    recordings -> cut (CPU tasks) -> Scorer (a pool of actors, a model in each) -> rows (driver) -> Parquet
+
+Audio travels between the stages as pickled `Chunk`s, block by block, so that neither one long recording nor many of
+them fill the memory. The driver sees no audio: it joins the scored chunks of a recording and holds no more than the
+recordings in flight.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from pipelines.cluster import CUT_CPUS, Pool, start_ray
+from pipelines.sink import Sink, row_schema
+from pipelines.summary import Totals, write_summary
+from sqllm.errors import UsageError
+from sqllm.recording import Chunk, assemble, cut
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to score; the same names as the options of `sqllm score`."""
+
+    model: str = "embedded"
+    profile: str | None = None
+    explain: str = "never"
+    actors: int | None = None  # None: one a core, or a GPU, but no more than there are recordings
+    device: str = "auto"
+    verbose: bool = False
+
+
+@dataclass
+class Part:
+    """One scored chunk, without its audio."""
+
+    chunk: Chunk
+    of: int | None  # how many chunks the recording has; known to its last one
+    scores: dict | None  # or {"error": why the model failed on it}
+    fingerprint: str
+    ready_at: float  # when its actor had loaded the model
+
+
+def load_predictor(model: str, device: str, threads: int):
+    """What runs in each actor; the driver needs no torch."""
+    import torch
+
+    from sqllm import Predictor
+
+    torch.set_num_threads(threads)
+    return Predictor.load(model=model, device=device)
+
+
+def score(
+    recordings: pa.Table,
+    out: Path,
+    settings: Settings,
+    load: Callable = load_predictor,
+    watch: Callable[[str, Totals], None] = lambda stage, totals: None,
+) -> Totals:
+    """Score the table of `sources.find` into `out/scores/` and `out/summary.json`, and return the counts.
+
+    `load(model, device, threads)` makes the predictor of an actor; `watch(stage, totals)` is told of progress.
+    Rows of an earlier run in `out` are replaced as soon as the model has loaded. Raises UsageError where it cannot.
+    """
+    totals = Totals(recordings.num_rows, settings.profile)
+    watch("starting Ray", totals)
+    start_ray(settings.verbose)
+    pool = Pool.fit(recordings.num_rows, settings.actors, settings.device)
+    watch("loading the model", totals)
+    carried = recordings.drop_columns(["recording_id", "uri", "reference_uri"]).schema
+    sink = None
+    try:
+        for position, parts in _joined(_scored(recordings, settings, pool, load)):
+            if sink is None:
+                sink = Sink(out / "scores", row_schema(carried))
+            known = recordings.slice(position, 1).to_pylist()[0]
+            known |= {"profile": settings.profile, "model": parts[0].fingerprint, "scored_at": datetime.now(UTC)}
+            rows = [row | known for row in _rows(parts)]
+            totals.add(rows, parts[0].ready_at)
+            if sink.write(rows):
+                write_summary(out, totals)
+            watch("scoring", totals)
+        totals.finished = True
+    finally:
+        if sink is not None:
+            sink.flush()
+            write_summary(out, totals)
+    return totals
+
+
+def _scored(recordings: pa.Table, settings: Settings, pool: Pool, load: Callable) -> Iterator[tuple[int, Part]]:
+    """(position in the table, part) in the order in which they are done."""
+    table = recordings.select(["uri", "reference_uri"]).append_column("position", pa.array(range(len(recordings))))
+    size = min(256, max(1, len(table) // int(8 * ray.cluster_resources()["CPU"])))  # recordings in a block
+    parts = (
+        ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
+        .map_batches(cut_recordings, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)
+        .map_batches(
+            Scorer,
+            fn_constructor_args=(load, settings, pool),
+            compute=ray.data.ActorPoolStrategy(size=pool.actors),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            batch_size=pool.chunks,
+            batch_format="pyarrow",
+        )
+    )
+    for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for position, part in _unpacked(batch):
+            if isinstance(part, UsageError):  # no actor could load the model
+                raise part
+            yield position, part
+
+
+def cut_recordings(batch: pa.Table) -> Iterator[pa.Table]:
+    """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another."""
+    for row in batch.to_pylist():
+        count, last = 0, None
+        for chunk in _chunks(row["uri"], row["reference_uri"]):
+            if last is not None:
+                yield _packed([(row["position"], (last, None))])
+            count, last = count + 1, chunk
+        yield _packed([(row["position"], (last, count))])
+
+
+def _chunks(uri: str, reference_uri: str | None) -> Iterator[Chunk]:
+    """`cut` with a net below: whatever is thrown at it, the recording gets its row."""
+    try:
+        yield from cut(uri, reference_uri)
+    except Exception as error:
+        yield Chunk(uri, channel=None, index=0, row=_failed("DECODE", _in_words(error)))
+
+
+class Scorer:
+    """The actor: loads the model once, scores chunks, and lets their audio go."""
+
+    def __init__(self, load: Callable, settings: Settings, pool: Pool):
+        self.settings = settings
+        self.refusal = None
+        try:
+            self.predictor = load(settings.model, pool.device, pool.threads)
+        except Exception as error:  # thrown from here it would reach the user as a page of Ray's own words
+            self._explain()
+            reason = str(error) if isinstance(error, UsageError) else _in_words(error)
+            self.refusal = UsageError(f"cannot load the model {settings.model}: {reason}")
+        self.ready_at = time.time()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.refusal:
+            return _packed([(position, self.refusal) for position, _ in _unpacked(batch)])
+        positions, pairs = zip(*_unpacked(batch), strict=True)
+        results = self._score([chunk for chunk, _ in pairs])
+        return _packed(
+            (position, Part(without_audio(chunk), of, scores, self.predictor.fingerprint, self.ready_at))
+            for position, (chunk, of), scores in zip(positions, pairs, results, strict=True)
+        )
+
+    def _score(self, chunks: list[Chunk]) -> list[dict | None]:
+        """The scores of each; a call that fails is repeated one by one, so that one chunk spoils no other."""
+        try:
+            return self.predictor.score_chunks(chunks, profile=self.settings.profile, explain=self.settings.explain)
+        except Exception as error:
+            if len(chunks) > 1:
+                return [result for chunk in chunks for result in self._score([chunk])]
+            self._explain()
+            return [{"error": _in_words(error)}]
+
+    def _explain(self) -> None:
+        if self.settings.verbose:
+            traceback.print_exc()
+
+
+def _joined(parts: Iterator[tuple[int, Part]]) -> Iterator[tuple[int, list[Part]]]:
+    """All parts of a recording together, as soon as the last of them is there."""
+    waiting: dict[int, list[Part]] = {}
+    for position, part in parts:
+        together = waiting.setdefault(position, [])
+        together.append(part)
+        if any(part.of == len(together) for part in together):
+            yield position, waiting.pop(position)
+
+
+def _rows(parts: list[Part]) -> list[dict]:
+    """One row a channel; only one for a recording that could not be read to its end."""
+    broken = [part for part in parts if part.chunk.channel is None]
+    parts = broken[:1] or sorted(parts, key=lambda part: (part.chunk.channel, part.chunk.index))
+    return [_row(list(channel)) for _, channel in groupby(parts, key=lambda part: part.chunk.channel)]
+
+
+def _row(parts: list[Part]) -> dict:
+    """The row of one channel from its parts, in order."""
+    last = parts[-1].chunk
+    try:
+        return assemble((part.chunk, part.scores) for part in parts)
+    except Exception as error:
+        return {**(last.row or {}), "channel": last.channel, **_failed("MODEL", _in_words(error))}
+
+
+def _failed(code: str, detail: str) -> dict:
+    return {"status": "failed", "error_code": code, "error_detail": detail}
+
+
+def without_audio(chunk: Chunk) -> Chunk:
+    """A chunk that only knows how long its windows were."""
+    return replace(chunk, windows=[range(len(window)) for window in chunk.windows], references=None)
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _packed(items) -> pa.Table:
+    """(position, anything) rows for Ray: pickled, because numpy's fixed-width bytes lose trailing zeros."""
+    positions, things = zip(*items, strict=True)
+    packed = pa.array([pickle.dumps(thing, protocol=5) for thing in things], pa.large_binary())
+    return pa.table({"position": pa.array(positions, pa.int64()), "thing": packed})
+
+
+def _unpacked(batch: pa.Table) -> Iterator[tuple[int, object]]:
+    for position, thing in zip(batch["position"], batch["thing"], strict=True):
+        yield position.as_py(), pickle.loads(thing.as_buffer())

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import soundfile
+
+from sqllm.errors import UsageError
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One Ray for all tests; its CPUs are only logical."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 28)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def stand_in():
+    """`load` for a scorer without a model: mos is 1 + the position of the window. Made here, so that Ray pickles it."""
+
+    class StandIn:
+        fingerprint = "stand-in"
+
+        def score_chunks(self, chunks, profile=None, explain="never"):
+            return [self._score(chunk, profile) for chunk in chunks]
+
+        def _score(self, chunk, profile):
+            if "poison" in chunk.uri:
+                raise RuntimeError("out of luck")
+            if not chunk.windows:
+                return None
+            mean = np.tile(np.arange(1.0, 6.0), (len(chunk.windows), 1))
+            mean[:, 0] = 1 + np.asarray(chunk.starts_s) / 10
+            mean[np.asarray(chunk.speech_s) == 0] = np.nan
+            return {"mean": mean, "std": np.full_like(mean, 0.5), "explanation": profile}
+
+    def load(model, device, threads):
+        if model == "absent":
+            raise UsageError("no such model")
+        return StandIn()
+
+    return load
+
+
+def talk(seconds: float, rate: int = 16000, channels: int = 1) -> np.ndarray:
+    """Noise in syllables: float [n, channels] that passes for speech."""
+    time = np.arange(int(seconds * rate)) / rate
+    noise = np.random.default_rng(0).standard_normal((len(time), channels))
+    return 0.1 * noise * np.clip(np.sin(2 * np.pi * 2 * time), 0, 1)[:, None]
+
+
+@pytest.fixture
+def record():
+    """record(path, seconds=2, rate=16000, channels=1, **soundfile's) writes a recording."""
+
+    def write(path, seconds=2.0, rate=16000, channels=1, **kwargs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, talk(seconds, rate, channels), rate, **kwargs)
+        return path
+
+    return write

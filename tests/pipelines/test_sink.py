@@ -1,0 +1,27 @@
+from datetime import UTC, datetime
+
+import pyarrow as pa
+from pyarrow import dataset
+
+from pipelines.sink import Sink, row_schema
+from sqllm.audio.evidence import Evidence
+from sqllm.recording import ROW_FIELDS
+
+
+def test_parts_appear_whole_and_replace_those_of_an_earlier_run(tmp_path):
+    schema = row_schema(pa.schema([("trunk", pa.string())]))
+    Sink(tmp_path, schema).folder.joinpath("part-00009.parquet").write_bytes(b"old")
+    (tmp_path / ".part-00000.parquet.tmp").write_bytes(b"half")
+    sink = Sink(tmp_path, schema)
+    assert not sink.write([{"uri": "a", "scored_at": datetime.now(UTC)}]) and not list(tmp_path.iterdir())
+    assert sink.flush() and not sink.flush()
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+    table = dataset.dataset(tmp_path).to_table()
+    assert table.schema.names == [*ROW_FIELDS, "trunk"]
+    assert table.schema.field("mos").type == pa.float32()  # though every value is null
+    assert not [field for field in table.schema if pa.types.is_null(field.type)]
+
+
+def test_the_schema_knows_every_measured_fact():
+    kind = row_schema(pa.schema([])).field("evidence").type
+    assert {field.name for field in kind} == set(Evidence().result())
