@@ -1,19 +1,35 @@
 """A recording on its way to a score: bytes -> `Chunk`s of windows -> window scores -> one row per channel.
 
 `cut` runs where CPUs are, `Predictor.score_chunks` where the model is, `assemble` anywhere. The notebook, the batch job
-and the endpoint call these same three, so that they cannot disagree.
+and the endpoint call these same three, so that they cannot disagree. The rules (what is a window, what is silent, what
+is too short) are in `sqllm.audio.windows`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-RATE = 16_000  # Hz, of everything after decoding
-WINDOW_S = 10.0
+from sqllm.audio import RATE, align, evidence
+from sqllm.audio.io import open_sound, to_int16
+from sqllm.audio.windows import FRAME, FRAME_S, MIN_S, WINDOW_S, Windower, speech_frames
+from sqllm.errors import AudioError
+
+__all__ = ["CHUNK_WINDOWS", "DIMENSIONS", "RATE", "ROW_FIELDS", "WINDOW_S", "Chunk", "assemble", "cut", "recording_id"]
+
 DIMENSIONS = ("mos", "noi", "col", "dis", "loud")
+CHUNK_WINDOWS = 32
+HELD_WINDOWS = 128  # of all channels together: a file of many channels is given out in shorter chunks
+SKIPPED = ("SILENT", "TOO_SHORT")  # decoded well and holds nothing to score; all other codes are `failed`
+
+ROW_FIELDS = (
+    *("recording_id", "uri", "channel", "reference_uri", "status", "error_code", "error_detail"),
+    *("duration_s", "speech_s", *(f"{name}{part}" for name in DIMENSIONS for part in ("", "_std"))),
+    *("worst_start_s", "worst_mos", "windows", "evidence", "alignment", "explanation", "profile", "model", "scored_at"),
+)
 
 
 @dataclass
@@ -31,16 +47,171 @@ class Chunk:
     windows: list[np.ndarray] = field(default_factory=list)  # int16, 16 kHz, each of its own length up to 10 s
     references: list[np.ndarray] | None = None  # the aligned reference of each window, same lengths
     starts_s: list[float] = field(default_factory=list)
-    speech_s: list[float] = field(default_factory=list)  # seconds of speech in each window; 0: the window does not count
+    speech_s: list[float] = field(default_factory=list)  # speech in each window; 0: the window does not count
     evidence: list[str] = field(default_factory=list)  # measured facts of each window, in words, for the prompt
     row: dict | None = None
 
 
+def recording_id(uri: str) -> int:
+    """A signed 64-bit id that depends on the URI alone."""
+    return int.from_bytes(hashlib.blake2b(uri.encode("utf-8", "surrogateescape"), digest_size=8).digest(), signed=True)
+
+
 def cut(uri: str, reference: str | None = None) -> Iterator[Chunk]:
-    """Decode, check, align and window one recording in bounded memory. Never raises for a bad file."""
-    raise NotImplementedError
+    """Decode, check, align and window one recording in bounded memory. Never raises for a bad file.
+
+    The chunks of a channel come in order; chunks of different channels alternate. With `reference` (the URI of the
+    clean signal, as many channels as the recording or one) every window has its aligned piece of it; a reference that
+    cannot be used leaves the recording single-ended, with status "ok" and error_code REFERENCE. A file that breaks on
+    the way ends each of its channels with a failed row, which voids the chunks given out before.
+    """
+    channels: list[_Channel] = []
+    try:
+        with open_sound(uri) as sound:
+            matches, problem = align.match(uri, reference) if reference else (None, None)
+            for number in range(sound.channels):
+                channel_match = matches[number] if matches else None
+                channels.append(_Channel(uri, number, sound.channels, reference, channel_match, problem))
+            for block in sound.blocks:
+                for channel in channels:
+                    yield from channel.update(block[:, channel.number])
+        if not channels or not channels[0].windower.total:
+            raise AudioError("EMPTY", "the file holds no samples")
+        for channel in channels:
+            yield from channel.finish()
+    except AudioError as error:
+        for channel in channels:
+            yield channel.failed(error)
+        if not channels:
+            yield Chunk(uri, None, 0, row=_row(uri, None, reference, error))
+
+
+class _Channel:
+    """What is kept of one channel while its recording streams past."""
+
+    def __init__(
+        self, uri: str, number: int, of: int, reference: str | None, match: align.Match | None, problem: str | None
+    ):
+        self.uri, self.number, self.reference = uri, number, reference
+        self.problem = problem or (match and match.problem)  # why the reference is not used
+        self.match, self.paired = match, match is not None and match.used
+        self.windower, self.facts = Windower(), evidence.Evidence()
+        self.most = max(1, min(CHUNK_WINDOWS, HELD_WINDOWS // of))
+        self.end, self.speech_s = 0, 0.0  # of the windows so far: their end in samples, speech without the overlap
+        self.chunk = self._chunk(0)
+
+    def update(self, samples: np.ndarray) -> Iterator[Chunk]:
+        """Take float32 [n]; give a chunk when the next window would not fit."""
+        self.facts.update(samples)
+        for start, window in self.windower.update(to_int16(samples)):
+            yield from self._add(start, window)
+
+    def finish(self) -> Iterator[Chunk]:
+        """Give the last chunk, with its row."""
+        duration_s = self.windower.total / RATE
+        error = None
+        if duration_s < MIN_S:
+            error = AudioError("TOO_SHORT", f"{duration_s:.2f} s; at least {MIN_S} s are needed")
+        else:
+            for start, window in self.windower.finish():
+                yield from self._add(start, window)
+            if not self.speech_s:
+                error = AudioError("SILENT", "no speech: silence, or a steady noise or tone")
+            elif self.problem:
+                error = AudioError("REFERENCE", f"scored without the reference: {self.problem}")
+        row = _row(self.uri, self.number, self.reference, error)
+        row.update(duration_s=duration_s, speech_s=self.speech_s, evidence=self.facts.result())
+        row["alignment"] = self.match.row() if self.match else None
+        self.chunk.row = row
+        yield self.chunk
+
+    def failed(self, error: AudioError) -> Chunk:
+        row = _row(self.uri, self.number, self.reference, error)
+        return Chunk(self.uri, self.number, self.chunk.index, row=row)
+
+    def _chunk(self, index: int) -> Chunk:
+        return Chunk(self.uri, self.number, index, references=[] if self.paired else None)
+
+    def _add(self, start: int, window: np.ndarray) -> Iterator[Chunk]:
+        if len(self.chunk.windows) == self.most:
+            yield self.chunk
+            self.chunk = self._chunk(self.chunk.index + 1)
+        speech = speech_frames(window)
+        overlap = round((self.end - start) / FRAME)
+        self.speech_s += float(speech[overlap:].sum() * FRAME_S)
+        self.end = start + len(window)
+        self.chunk.windows.append(window)
+        self.chunk.starts_s.append(start / RATE)
+        self.chunk.speech_s.append(float(speech.sum() * FRAME_S))
+        self.chunk.evidence.append(evidence.describe(evidence.measure(window, start / RATE)))
+        if self.paired:
+            self.chunk.references.append(self.match.reference(start, len(window)))
+
+
+def _row(uri: str, channel: int | None, reference: str | None, error: AudioError | None) -> dict:
+    row = dict.fromkeys(ROW_FIELDS)
+    row.update(recording_id=recording_id(uri), uri=uri, channel=channel, reference_uri=reference)
+    row.update(status="ok", windows=[])
+    if error:
+        _mark(row, error)
+    return row
+
+
+def _mark(row: dict, error: AudioError) -> None:
+    row.update(error_code=error.code, error_detail=error.detail)
+    if error.code != "REFERENCE":
+        row["status"] = "skipped" if error.code in SKIPPED else "failed"
 
 
 def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
-    """One output row from the chunks of ONE channel and their window scores, in order (DESIGN.md's columns)."""
-    raise NotImplementedError
+    """One output row (`ROW_FIELDS`) from the chunks of ONE channel and their window scores, in order.
+
+    A score is {"mean": [n, 5], "std": [n, 5], "explanation": str or None} for the n windows of its chunk, NaN where
+    speech_s is 0, in the order of `DIMENSIONS`; "profile", "model" and "scored_at" are copied to the row. It may be
+    None where the row is not "ok"; None or NaN for a window that counts is MODEL, as is {"error": what happened}.
+
+    A recording's score is the mean over its windows weighted by their speech; its *_std is the root of the mean
+    variance by the same weights: the spread of listeners, not the error of the mean. The explanation is that of the
+    chunk with the worst window.
+    """
+    row, windows, means, variances, weights = None, [], [], [], []
+    extra, error, worst = {}, None, np.inf
+    for chunk, score in scored:
+        row = chunk.row
+        n = len(chunk.windows)
+        mean, std = np.full((n, 5), np.nan), np.full((n, 5), np.nan)
+        if score and "error" not in score:
+            mean, std = np.asarray(score["mean"], float).reshape(n, 5), np.asarray(score["std"], float).reshape(n, 5)
+            extra.update((key, score[key]) for key in ("profile", "model", "scored_at") if key in score)
+        counts = np.asarray(chunk.speech_s) > 0
+        mean[~counts] = np.nan
+        if not (np.isfinite(mean[counts]).all() and np.isfinite(std[counts]).all()):
+            error = error or AudioError("MODEL", (score or {}).get("error") or "no finite score for a window")
+        elif counts.any() and mean[counts, 0].min() < worst:
+            worst = mean[counts, 0].min()
+            extra.update(explanation=score.get("explanation"))
+        for start, window, values in zip(chunk.starts_s, chunk.windows, mean, strict=True):
+            values = [float(v) if np.isfinite(v) else None for v in values]
+            span = {"start_s": start, "end_s": start + len(window) / RATE}
+            windows.append(span | dict(zip(DIMENSIONS, values, strict=True)))
+        means.append(mean)
+        variances.append(std**2)
+        weights.append(np.asarray(chunk.speech_s, float))
+    if row is None:
+        raise ValueError("the last chunk of a channel carries its row, and it did not come")
+    row = dict(row)
+    if row["status"] == "ok" and error:
+        _mark(row, error)
+    row.update((key, value) for key, value in extra.items() if key != "explanation")
+    if row["status"] != "ok":
+        return row
+    means, variances, weights = np.concatenate(means), np.concatenate(variances), np.concatenate(weights)
+    counts = weights > 0
+    mean = np.average(means[counts], axis=0, weights=weights[counts])
+    std = np.sqrt(np.average(variances[counts], axis=0, weights=weights[counts]))
+    for i, name in enumerate(DIMENSIONS):
+        row[name], row[f"{name}_std"] = float(mean[i]), float(std[i])
+    worst_at = int(np.nanargmin(means[:, 0]))
+    row.update(windows=windows, worst_start_s=windows[worst_at]["start_s"], worst_mos=windows[worst_at]["mos"])
+    row["explanation"] = extra.get("explanation")
+    return row

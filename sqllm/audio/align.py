@@ -1,0 +1,199 @@
+"""Where a clean reference lies under a degraded recording: delay, clock drift, and how sure that is.
+
+Per segment of 10 s: (1) spectral envelopes are correlated over +-`MAX_DELAY_S` for a few candidate lags; (2) around
+each, half-second blocks are correlated with phase transform (GCC-PHAT; Knapp and Carter, 1976) and the correlations are
+stacked along every drift of a grid, so that drift does not smear the peak; the best stack's peak, in standard
+deviations, tells same signal from other signal. (3) A line through the segments' delays gives delay and drift, and only
+segments on the line speak for it. A delay that jumps on the way (a jitter buffer) therefore costs confidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import soxr
+from scipy.signal import fftconvolve, stft
+
+from sqllm.audio import RATE
+from sqllm.audio.io import load
+from sqllm.audio.windows import FRAME_S, speech_frames
+from sqllm.errors import AudioError
+
+LIMIT_S = 1800.0  # pairs are held whole, as int16
+MAX_DELAY_S = 5.0
+MAX_DRIFT = 600e-6
+LEAST_CONFIDENCE = 0.5
+LEAST_COVER = 0.5  # of the recording, that the reference must lie under
+
+SEGMENT_S, MAX_SEGMENTS, LEAST_SPEECH_S = 10.0, 24, 0.3
+BLOCK, REACH = RATE // 2, 1024  # samples; lags of a block are searched within +-REACH of the candidate
+CANDIDATES = 3
+ON_LINE_S = 0.003
+PHAT, PHAT_FLOOR = 0.8, 0.02  # exponent of the whitening, and below which share of the mean power a bin is not raised
+PEAK_NONE, PEAK_SURE = 6.0, 12.0  # peak over spread: confidence 0 and 1
+ENV_HOP, ENV_BANDS = 160, np.geomspace(150, 7000, 13)
+
+
+@dataclass
+class Match:
+    """A reference laid under a recording: degraded(t) = reference((t - delay_s) / (1 + drift_ppm / 1e6))."""
+
+    delay_s: float | None = None
+    drift_ppm: float | None = None
+    confidence: float = 0.0
+    problem: str | None = None  # why it is not used
+    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16), repr=False)  # of the reference
+
+    @property
+    def used(self) -> bool:
+        return self.problem is None
+
+    def row(self) -> dict:
+        return {name: getattr(self, name) for name in ("delay_s", "drift_ppm", "confidence", "used")}
+
+    def reference(self, start: int, length: int) -> np.ndarray:
+        """The reference under samples start..start+length of the recording, int16; zeros where it has none."""
+        stretch = 1 + self.drift_ppm * 1e-6
+        first = (start - self.delay_s * RATE) / stretch
+        if abs(self.drift_ppm) * 1e-6 * length < 1:
+            return _piece(self.samples, round(first), length)
+        margin = 256
+        piece = _piece(self.samples, round(first) - margin, round(length / stretch) + 2 * margin)
+        stretched = soxr.resample(piece, RATE, RATE * stretch)
+        return _piece(stretched, round(margin * stretch), length)
+
+
+def match(uri: str, reference: str) -> tuple[list[Match] | None, str | None]:
+    """A `Match` for each channel of a recording, or None and the reason why there is none.
+
+    Raises `AudioError` where the recording itself cannot be read.
+    """
+    try:
+        clean = load(reference, LIMIT_S)
+    except AudioError as error:
+        return None, f"reference: {error.code}, {error.detail}"
+    except ValueError as error:
+        return None, f"reference: {error}"
+    try:
+        degraded = load(uri, LIMIT_S)
+    except ValueError as error:
+        return None, f"recording: {error}, too long to lay a reference under"
+    if len(clean) not in (1, len(degraded)):
+        return None, f"reference has {len(clean)} channels, the recording {len(degraded)}"
+    return [align(channel, clean[i % len(clean)]) for i, channel in enumerate(degraded)], None
+
+
+def align(degraded: np.ndarray, reference: np.ndarray) -> Match:
+    """Lay a reference under a recording: int16 [n] and [m] at 16 kHz. Look at `used` before anything else."""
+    length = int(SEGMENT_S * RATE)
+    count = min(MAX_SEGMENTS, -(-len(degraded) // length))
+    starts = np.linspace(0, max(len(degraded) - length, 0), max(count, 1)).astype(int)
+    found = []  # of each segment with speech: centre, delay there (samples), drift, peak
+    for start in starts.tolist():
+        segment = degraded[start : start + length]
+        if speech_frames(segment).sum() * FRAME_S >= LEAST_SPEECH_S:
+            found.append(_segment(segment, reference, start))
+    if not found or not len(reference):
+        return Match(problem="nothing to align: too little speech")
+    delay, drift, confidence = _line(np.array(found))
+    result = Match(float(delay / RATE), float(drift * 1e6), float(confidence), None, reference)
+    if confidence < LEAST_CONFIDENCE:
+        result.problem = f"the reference does not match with confidence ({confidence:.2f})"
+    elif abs(result.delay_s) > MAX_DELAY_S + 0.1:
+        result.problem = f"the reference is {result.delay_s:.1f} s off, more than {MAX_DELAY_S:g} s"
+    else:
+        end = delay + len(reference) * (1 + drift)
+        cover = (min(end, len(degraded)) - max(delay, 0)) / len(degraded)
+        if cover < LEAST_COVER:
+            result.problem = f"the reference lies under {100 * max(cover, 0):.0f} % of the recording only"
+    return result
+
+
+def _piece(samples: np.ndarray, start: int, length: int) -> np.ndarray:
+    """samples[start:start+length] with zeros outside."""
+    inside = samples[max(start, 0) : max(start + length, 0)]
+    before = min(max(-start, 0), length)
+    return np.pad(inside, (before, length - before - len(inside)))
+
+
+def _segment(segment: np.ndarray, reference: np.ndarray, start: int) -> tuple[float, float, float, float]:
+    """Centre of a segment of the recording, delay there in samples, drift, and height of the peak."""
+    furthest = int(RATE * MAX_DELAY_S + MAX_DRIFT * start) + REACH
+    around = _piece(reference, start - furthest, len(segment) + 2 * furthest).astype(np.float32)
+    x = segment.astype(np.float32)
+    best = max((_phat(x, around, lag) for lag in _candidates(x, around)), key=lambda fine: fine[2])
+    at, drift, peak = best
+    return start + len(segment) / 2, furthest - at, drift, peak
+
+
+def _envelope(samples: np.ndarray) -> np.ndarray:
+    """Log power of bands [12, frames], zero mean and unit spread in each."""
+    frequencies, _, spectrum = stft(samples, RATE, nperseg=512, noverlap=512 - ENV_HOP, boundary=None)
+    power = np.abs(spectrum) ** 2
+    edges = np.searchsorted(frequencies, ENV_BANDS)
+    bands = np.stack([power[low:high].sum(0) for low, high in pairwise(edges)])
+    level = np.log(bands + 0.01 * bands.mean(1, keepdims=True) + 1e-3)
+    level -= level.mean(1, keepdims=True)
+    return level / (level.std(1, keepdims=True) + 1e-3)
+
+
+def _candidates(x: np.ndarray, around: np.ndarray) -> list[int]:
+    """Offsets of x in `around`, in samples, at which the envelopes agree best."""
+    x_env, around_env = _envelope(x), _envelope(around)
+    agreement = fftconvolve(around_env, x_env[:, ::-1], mode="valid", axes=1).sum(0)
+    lags = []
+    for _ in range(CANDIDATES):
+        at = int(np.argmax(agreement))
+        lags.append(at * ENV_HOP)
+        agreement[max(at - 4, 0) : at + 5] = -np.inf
+    return lags
+
+
+def _phat(x: np.ndarray, around: np.ndarray, lag: int) -> tuple[float, float, float]:
+    """Offset of x's centre in `around` near `lag` (samples), drift, peak: the best of blocks stacked along a drift."""
+    block = min(BLOCK, len(x))
+    starts = np.arange(0, len(x) - block + 1, block)
+    size = 1 << (block + 2 * REACH - 1).bit_length()
+    xs = np.fft.rfft([x[s : s + block] for s in starts], size)
+    ys = np.fft.rfft([_piece(around, s + lag - REACH, block + 2 * REACH) for s in starts], size)
+    cross = np.conj(xs) * ys
+    power = np.abs(cross)
+    cross[:, : 100 * size // RATE] = 0
+    cross /= (power + PHAT_FLOOR * power.mean() + 1e-9) ** PHAT
+    lags = np.fft.irfft(cross, size)[:, : 2 * REACH + 1]
+    centres = starts + block / 2 - len(x) / 2
+    drifts = np.array(sorted(np.linspace(-MAX_DRIFT, MAX_DRIFT, 97), key=abs))  # of equals the least
+    reach = int(np.ceil(MAX_DRIFT * len(x) / 2)) + 1
+    padded = np.pad(lags, ((0, 0), (reach, reach)))
+    stacks = np.zeros((len(drifts), 2 * REACH + 1), np.float32)
+    for row, drift in zip(stacks, drifts, strict=True):
+        for values, shift in zip(padded, np.rint(drift * centres).astype(int), strict=True):
+            row += values[reach - shift : reach - shift + 2 * REACH + 1]
+    drift, at = np.unravel_index(np.argmax(stacks), stacks.shape)
+    peak = (stacks[drift, at] - stacks.mean()) / (stacks.std() + 1e-9)
+    return lag + at - REACH, float(drifts[drift]), float(peak)
+
+
+def _line(found: np.ndarray) -> tuple[float, float, float]:
+    """Delay at time 0 (samples), drift and confidence from segments [k, 4] of centre, delay, drift, peak."""
+    centres, delays, drifts, peaks = found.T
+    sure = np.clip((peaks - PEAK_NONE) / (PEAK_SURE - PEAK_NONE), 0, 1)
+    lines = [(drifts[i], delays[i] - drifts[i] * centres[i]) for i in range(len(found))]
+    for i in range(len(found)):
+        for j in range(i):
+            slope = (delays[i] - delays[j]) / (centres[i] - centres[j])
+            if abs(slope) <= MAX_DRIFT:
+                lines.append((slope, delays[i] - slope * centres[i]))
+
+    def on(line):
+        return np.abs(line[1] + line[0] * centres - delays) < ON_LINE_S * RATE
+
+    slope, offset = max(lines, key=lambda line: sure[on(line)].sum())
+    kept = on((slope, offset)) & (sure > 0)
+    if kept.sum() > 1:
+        slope, offset = np.polyfit(centres[kept], delays[kept], 1, w=sure[kept])
+    confidence = float((sure * on((slope, offset))).mean())
+    drift = slope / (1 - slope)  # delays were read on the recording's clock: t - (t - delay) / (1 + drift)
+    return offset * (1 + drift), drift, confidence
