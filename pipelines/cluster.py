@@ -18,7 +18,7 @@ from ray.data import DataContext
 from sqllm.errors import UsageError
 
 BLOCK_BYTES = 16 << 20  # audio is handed on in blocks of this size, also from within one long recording
-STORE_BYTES = 1 << 30  # audio in flight on one machine; a fuller store makes the decoding wait
+STORE_BYTES = (1 << 30) + os.cpu_count() * (64 << 20)  # audio in flight here; a full store makes decoding wait
 MODEL_BYTES = 700 << 20  # resident memory of one actor with the default model
 CUT_CPUS = 0.5
 
@@ -52,7 +52,7 @@ class Pool:
             device=device,
             cpus=math.floor(min(cpus / count, widest) / 2 * 100) / 100,
             gpus=0 if device == "cpu" else 1 / math.ceil(count / gpus),
-            chunks=32 if device == "cuda" else 4,
+            chunks=16 if device == "cuda" else 4,
         )
 
 

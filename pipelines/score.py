@@ -102,7 +102,8 @@ def score(
 def _scored(recordings: pa.Table, settings: Settings, pool: Pool, load: Callable) -> Iterator[tuple[int, Part]]:
     """(position in the table, part) in the order in which they are done."""
     table = recordings.select(["uri", "reference_uri"]).append_column("position", pa.array(range(len(recordings))))
-    size = min(256, max(1, len(table) // int(8 * ray.cluster_resources()["CPU"])))  # recordings in a block
+    spread = len(table) // int(8 * ray.cluster_resources()["CPU"])
+    size = max(1, min(16, spread), len(table) // 10_000)  # recordings in a block: few, for results that come steadily
     parts = (
         ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
         .map_batches(cut_recordings, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)

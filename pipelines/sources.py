@@ -35,7 +35,11 @@ def find(sources: Sequence[str], reference: str | None = None, limit: int | None
     when there is one recording. A manifest's own `reference_uri` goes first.
     Raises UsageError where a source is missing or nothing is found.
     """
-    table = pa.concat_tables([_expand(source) for source in sources], promote_options="default")
+    tables = [_expand(source) for source in sources]
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise UsageError(f"a column has different types in two manifests: {error}") from None
     if not table.num_rows:
         raise UsageError(f"no recordings in {', '.join(sources)}: audio files are known by their extension")
     if reference:
@@ -67,6 +71,9 @@ def _expand(source: str) -> pa.Table:
 
 def _table(files) -> pa.Table:
     pairs = [(os.path.abspath(file), str(relative)) for file, relative in files]
+    for uri, _ in pairs:
+        if not uri.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in uri):
+            raise UsageError(f"a file's name is not UTF-8, rename it: {uri!r}")
     return pa.table(
         {
             "uri": pa.array([uri for uri, _ in pairs], pa.string()),

@@ -125,12 +125,11 @@ def _table(rows: list[dict], summary: dict, width: int):
     from rich.text import Text
 
     names, states = _short_names([row["uri"] for row in rows]), [_status(row) for row in rows]
-    free = max(30, width - 47)  # what the numbers leave to names and reasons
-    state_width = min(max(map(len, [*states, "status"])), max(free // 2, free - max(map(len, [*names, "file"]))))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_footer=True)
-    table.add_column(
-        "file", Text(f"mean of {summary['status'].get('ok', 0)} scored", "dim"), max_width=free - state_width
-    )
+    free = max(30, width - 50)  # what the numbers leave to names and reasons
+    longest_name, longest_state = max(map(len, [*names, "file"])), max(map(len, [*states, "status"]))
+    state_width = min(longest_state, max(free // 2, free - longest_name))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_footer=True)
+    table.add_column("file", Text("mean", "dim"), width=min(longest_name, free - state_width))
     table.add_column("ch", justify="right", no_wrap=True)
     for name in DIMENSIONS:
         table.add_column(name, _score(summary["mean_scores"][name]), justify="right", no_wrap=True)
@@ -164,7 +163,8 @@ def _totals(summary: dict) -> str:
     return (
         f"[bold]{summary['done']}[/] of {summary['recordings']} recordings"
         + ("" if summary["finished"] else " [yellow](not finished)[/]")
-        + f", {in_time(summary['hours'] * 3600)} of audio at {summary['times_real_time']:.0f} x real time: {counts}"
+        + f", {in_time(summary['hours'] * 3600)} of audio at {summary['times_real_time']:.0f} x real time"
+        + f"; rows: {counts}"
         + (f" ({codes})" if codes else "")
     )
 

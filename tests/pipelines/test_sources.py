@@ -96,6 +96,19 @@ def test_a_source_that_is_not_there_is_refused(tree, source, reason):
         find([str(tree / source)])
 
 
+def test_manifests_that_do_not_fit_together_are_refused(tree):
+    (tree / "one.csv").write_text("uri,trunk\na.wav,1\n")
+    (tree / "two.csv").write_text("uri,trunk\nb.wav,x\n")
+    with pytest.raises(UsageError, match="trunk"):
+        find([str(tree / "one.csv"), str(tree / "two.csv")])
+
+
+def test_a_name_that_is_not_utf8_is_refused(tree):
+    open(bytes(tree / "calls") + b"/\xff.wav", "wb").close()
+    with pytest.raises(UsageError, match="rename"):
+        find([str(tree / "calls")])
+
+
 def test_references_that_pair_with_nothing_are_refused(tree):
     (tree / "other").mkdir()
     with pytest.raises(UsageError, match="pairs"):

@@ -57,6 +57,11 @@ def test_the_table_fits_and_says_what_went_wrong(run, tmp_path, width):
     assert max(map(len, table.splitlines())) <= width
 
 
+def test_a_short_name_stands_beside_a_long_reason(run, tmp_path):
+    run([row("/a.wav", status="failed", error_code="DECODE", error_detail="not audio " * 30)])
+    assert "a.wav" in printed(tmp_path, 110)
+
+
 def test_the_worst_of_many(run, tmp_path):
     run([row(f"/{n:03}.wav", 1 + n / 50) for n in range(100)] + [row("/bad.wav", status="failed", error_code="EMPTY")])
     text = printed(tmp_path, 100)
