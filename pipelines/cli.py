@@ -85,7 +85,7 @@ def score(
     source: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             show_default=False,
             help="A file, a folder, a glob, or a CSV or Parquet manifest with a column `uri` (and `reference_uri`);"
             " its other columns are carried into the scores.",
@@ -103,16 +103,18 @@ def score(
         str, typer.Option(metavar="never|below=2.5|always", callback=_explain, help="Which recordings to explain.")
     ] = "never",
     actors: Annotated[
-        int | None, typer.Option(min=1, help="Copies of the model.", show_default="one a core, or one a GPU")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU"),
     ] = None,
     device: Where = Device.auto,
-    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first N recordings.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Score only the first N recordings.")] = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", is_eager=True, callback=_read_config, help="A YAML file of these options."),
     ] = None,
     max_failure_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="More failed recordings than this share: exit status 1.")
+        float,
+        typer.Option(min=0, max=1, metavar="SHARE", help="More failed recordings than this share: exit status 1."),
     ] = 0.5,
     verbose: Verbose = False,
 ) -> None:
