@@ -76,9 +76,10 @@ class ActiveLevel:
 class Clipping:
     """Samples cut off at a ceiling, whatever the ceiling's level.
 
-    Samples within 3 % of a neighbour are counted by level in 0.1 dB bins. Speech gets rarer towards its peak; a ceiling (also one that a codec or resampler has roughened) is a pile: more than `CLIP_RATIO` times as many samples
-    as just below and just above it. The pile, less what lies just below it, is the clipped share. A pure tone has flat
-    tops too and is taken for clipped.
+    Samples within 3 % of a neighbour are counted by level in 0.1 dB bins. Speech gets rarer towards its peak; a ceiling
+    (also one that a codec or resampler has roughened) is a pile: more than `CLIP_RATIO` times as many samples as just
+    below and just above it. The pile, less what lies just below it, is the clipped share. A pure tone has flat tops
+    too and is taken for clipped.
     """
 
     def __init__(self):
@@ -126,13 +127,14 @@ class Evidence:
         if whole:
             self._add(samples[:whole])
 
-    def _add(self, samples: np.ndarray) -> None:
+    def _add(self, samples: np.ndarray, spectrum: bool = True) -> None:
         self._level.update(samples)
         self._clipping.update(samples)
         hops = samples.reshape(-1, HOP)
         self._powers.append(np.einsum("ij,ij->i", hops, hops) / HOP)
-        spectra = np.fft.rfft(samples.reshape(-1, FFT) * self._window)
-        self._spectrum += (spectra.real**2 + spectra.imag**2).sum(0)
+        if spectrum:
+            spectra = np.fft.rfft(samples.reshape(-1, FFT) * self._window)
+            self._spectrum += (spectra.real**2 + spectra.imag**2).sum(0)
 
     def result(self, offset_s: float = 0.0) -> dict:
         """The facts: level_db, activity, snr_db, band_low_hz, band_high_hz, clipped_pct, dropouts, dropout_pct.
@@ -141,7 +143,8 @@ class Evidence:
         and the band are None.
         """
         if len(self._rest):
-            self._add(np.pad(self._rest, (0, -len(self._rest) % FFT)))
+            # its cut end would splash over the spectrum
+            self._add(np.pad(self._rest, (0, FFT - len(self._rest))), spectrum=not self._spectrum.any())
             self._rest = self._rest[:0]
         level, activity = self._level.result()
         activity = min(1.0, activity * self._padded() / max(self._n, 1))

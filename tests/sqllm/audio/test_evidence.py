@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 def gated(signal, share=0.5):
     """On for `share` of every two seconds."""
-    return np.where(TIMES % 2 < 2 * share, signal, 0)
+    return np.where(share > (TIMES / 2) % 1, signal, 0)
 
 
 def at_level(signal, dbov):
