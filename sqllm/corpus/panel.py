@@ -1,0 +1,43 @@
+"""Teachers of mos for simulated clips: DistillMOS (MIT) on the degraded signal, PESQ (ITU-T P.862.2) against the clean
+one. Both are blind to level, so the level term comes from `sqllm.corpus.ratings`. Needs `pip install 'sqllm[label]'`."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import torch
+
+RATE = 16_000
+
+
+def _distillmos() -> torch.nn.Module:
+    # distillmos imports torchaudio for its command line only, and torchaudio has no build beside CPU torch
+    stub = "torchaudio" not in sys.modules
+    if stub:
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio")
+    try:
+        from distillmos import ConvTransformerSQAModel
+    finally:
+        if stub:
+            del sys.modules["torchaudio"]
+    return ConvTransformerSQAModel().eval()
+
+
+class Panel:
+    def __init__(self, device: str = "cpu"):
+        self.model, self.device = _distillmos().to(device), device
+
+    @torch.inference_mode()
+    def rate(self, degraded: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
+        """`distillmos` and `pesq` (wide-band MOS-LQO; None where PESQ finds no utterance) of float32 16 kHz signals."""
+        from pesq import NoUtterancesError, pesq
+
+        with torch.autocast(self.device, torch.bfloat16):
+            mos = float(self.model(torch.from_numpy(degraded)[None].to(self.device)))
+        try:
+            lqo = float(pesq(RATE, reference, degraded, "wb"))
+        except NoUtterancesError:
+            lqo = None
+        return {"distillmos": mos, "pesq": lqo}

@@ -1,0 +1,203 @@
+"""Draw a rated corpus from clean speech: `python -m sqllm.corpus.simulate --speech DIR --noise DIR --out DIR --clips N`.
+
+Clip `i` depends on the seed and on `i` alone, so that workers may divide the numbers as they like (`--worker k/n`) and a
+run goes on where it stopped. A shard is a Parquet file of `SHARD` clips: `audio` and `reference` as FLAC bytes (16 kHz
+mono, same length, sample-aligned), the chain as JSON with spans, the expected ratings (`sqllm.corpus.ratings`), the
+measured teachers (`sqllm.corpus.panel`), speaker and split. Speakers and noises of the split "val" are never in "train".
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile as sf
+import soxr
+
+from sqllm.audio.degrade import RATE, Impairment, Sources, active_mask, apply, to_level
+from sqllm.corpus import ratings
+
+SHARD = 50
+VAL_EVERY = 12  # every 12th clip is a validation clip
+STAGES = "reverb noise babble talker fading clipping suppress band codec mnru loss chop jump echo level".split()
+CODECS = ["opus", "opus", "opus-nb", "vorbis", "mp3", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "amr", "amr"]
+SHARES = {  # how often a kind is drawn, relative
+    "noise": 5, "babble": 1.5, "talker": 1, "reverb": 1.5, "fading": 0.8, "clipping": 2, "suppress": 1.2, "band": 2.5,
+    "codec": 3.5, "mnru": 2, "loss": 4, "chop": 2.5, "jump": 1.8, "echo": 1, "level": 3,
+}  # fmt: skip
+
+
+def is_val(name: str) -> bool:
+    """About one speaker (or noise) in ten is kept for validation, by a hash of its name."""
+    return hashlib.sha256(name.encode()).digest()[0] < 27
+
+
+def draw(kind: str, rng: np.random.Generator) -> Impairment:
+    """One impairment of this kind with parameters from just audible to severe."""
+    u = rng.uniform
+    params: dict = {
+        "noise": lambda: {"snr_db": u(-3, 38), "colour": str(rng.choice(["recorded"] * 6 + ["white", "pink", "brown"]))},
+        "babble": lambda: {"snr_db": u(0, 30), "voices": int(rng.integers(3, 8))},
+        "talker": lambda: {"snr_db": u(-2, 25)},
+        "reverb": lambda: {"rt60_s": u(0.2, 1.6), "wet_db": u(-12, 6)},
+        "fading": lambda: {"depth_db": u(6, 30), "period_s": u(0.8, 5)},
+        "clipping": lambda: {"threshold": float(np.exp(u(np.log(0.02), np.log(0.7))))},
+        "suppress": lambda: {"strength": u(0.5, 4), "floor_db": u(-40, -12)},
+        "band": lambda: {
+            "low_hz": u(50, 800) if rng.random() < 0.6 else 0.0,
+            "high_hz": float(np.exp(u(np.log(1500), np.log(7500)))) if rng.random() < 0.85 else 8000.0,
+        },
+        "codec": lambda: {"name": str(rng.choice(CODECS)), "squeeze": float(rng.choice([u(0.85, 0.99), u(0, 0.99)])),
+                          "kbps": float(rng.choice([4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2, 12.2]))},
+        "mnru": lambda: {"q_db": u(0, 35)},
+        "loss": lambda: {"rate": float(np.exp(u(np.log(0.01), np.log(0.4)))), "burst": u(1, 5),
+                         "frame_ms": int(rng.choice([10, 20, 20, 20, 40, 60])),
+                         "conceal": str(rng.choice(["zero", "repeat", "fade", "fade"]))},
+        "chop": lambda: {"rate": float(np.exp(u(np.log(0.005), np.log(0.35)))), "gap_ms": float(np.exp(u(np.log(10), np.log(400))))},
+        "jump": lambda: {"per_second": u(0.1, 4), "length_ms": u(20, 250), "mode": str(rng.choice(["skip", "repeat"]))},
+        "echo": lambda: {"delay_ms": u(30, 400), "gain_db": u(-30, -3)},
+        "level": lambda: {"gain_db": u(-32, 12)},
+    }[kind]()  # fmt: skip
+    if kind == "noise" and rng.random() < 0.15:
+        start = u(0, 0.6)
+        params |= {"start": start, "end": min(1.0, start + u(0.15, 0.5))}
+    return Impairment(kind, params)
+
+
+def draw_chain(rng: np.random.Generator) -> list[Impairment]:
+    """None (6 %), one, two or three different impairments, in the order of a call: room, microphone, coder, network."""
+    count = rng.choice([0, 1, 2, 3], p=[0.06, 0.44, 0.32, 0.18])
+    weights = np.array(list(SHARES.values()))
+    kinds = rng.choice(list(SHARES), size=count, replace=False, p=weights / weights.sum())
+    return [draw(str(k), rng) for k in sorted(kinds, key=STAGES.index)]
+
+
+def gap_share(chain: list[Impairment], clean: np.ndarray) -> float | None:
+    """Share of the active speech under the spans of lost frames and mutes."""
+    spans = [s for step in chain if step.kind in ("loss", "chop") for s in step.spans]
+    if not any(step.kind in ("loss", "chop") for step in chain):
+        return None
+    active = active_mask(clean)
+    hit = np.zeros(len(active), bool)
+    for a, b in spans:
+        hit[int(a * 100) : max(int(b * 100), int(a * 100) + 1)] = True
+    return float((hit & active).sum() / max(active.sum(), 1))
+
+
+def load(folder: str, longest_s: float = 15.0) -> dict[str, np.ndarray]:
+    """Every audio file under a folder as float32 mono at 16 kHz, by relative name."""
+    out = {}
+    for path in sorted(Path(folder).rglob("*")):
+        if path.suffix.lower() in (".wav", ".flac", ".ogg", ".mp3"):
+            x, rate = sf.read(path, dtype="float32", always_2d=True)
+            x = x.mean(axis=1)
+            x = soxr.resample(x, rate, RATE) if rate != RATE else x
+            out[str(path.relative_to(folder))] = x[: int(longest_s * RATE)]
+    return out
+
+
+class Pool:
+    """Clean speech, noises and rooms, divided into train and val by speaker and by noise."""
+
+    def __init__(self, speech: str, noise: str | None, rooms: str | None, speakers: dict[str, str] | None = None):
+        self.speech, self.speakers = load(speech), speakers or {}
+        noises, self.rooms = load(noise) if noise else {}, list(load(rooms).values()) if rooms else []
+        self.names = {
+            split: [n for n in self.speech if is_val(self.speaker(n)) == (split == "val")] for split in ("train", "val")
+        }
+        self.noises = {
+            split: [x for n, x in noises.items() if is_val(n) == (split == "val")] for split in ("train", "val")
+        }
+        # by speaker first: a speaker with many clips is not heard more often than the others by more than their root
+        self.weights = {}
+        for split, names in self.names.items():
+            count: dict[str, int] = {}
+            for n in names:
+                count[self.speaker(n)] = count.get(self.speaker(n), 0) + 1
+            w = np.array([count[self.speaker(n)] ** -0.5 for n in names])
+            self.weights[split] = w / w.sum() if len(w) else w
+
+    def speaker(self, name: str) -> str:
+        return self.speakers.get(name, Path(name).parent.name or name.split("-")[0])
+
+    def clip(self, seed: int, index: int) -> dict:
+        """Clip number `index`: arrays `audio` and `reference`, chain, ratings, speaker, split."""
+        rng = np.random.default_rng([seed, index])
+        split = "val" if index % VAL_EVERY == 0 else "train"
+        names = self.names[split]
+        name = names[rng.choice(len(names), p=self.weights[split])]
+        x = self.speech[name]
+        n = min(len(x), int(rng.choice([rng.uniform(3, 10), 10]) * RATE))
+        start = rng.integers(0, len(x) - n + 1)
+        x = x[start : start + n]
+        if rng.random() < 0.15:  # silence before and after is no fault
+            x = np.pad(x, (int(rng.uniform(0, 1.5) * RATE), int(rng.uniform(0, 2) * RATE)))[: 10 * RATE]
+        clean = to_level(x)
+        clean = clean / max(1.0, np.abs(clean).max() / 0.99)
+        others = [self.speech[names[rng.integers(len(names))]] for _ in range(4)]
+        chain = draw_chain(rng)
+        audio = apply(clean, chain, rng, Sources(self.noises[split], self.rooms, others))
+        lost = gap_share(chain, clean)
+        found = ratings.severities(chain, lost)
+        return {"index": index, "split": split, "speaker": self.speaker(name), "source": name, "audio": audio,
+                "reference": clean, "chain": chain, "lost": lost, "severities": found, **ratings.expected(found)}  # fmt: skip
+
+
+def flac(x: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    sf.write(buffer, x, RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--speech", required=True)
+    parser.add_argument("--noise")
+    parser.add_argument("--rooms")
+    parser.add_argument("--speakers", help="CSV with columns path and speaker; paths as under --speech")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--clips", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--worker", default="0/1", help="k/n: this process makes shards k, k+n, k+2n, ...")
+    parser.add_argument("--no-panel", action="store_true", help="skip the teachers of mos")
+    args = parser.parse_args()
+    worker, workers = map(int, args.worker.split("/"))
+    speakers = None
+    if args.speakers:
+        import csv
+
+        speakers = {Path(r["path"]).name: r["speaker"] for r in csv.DictReader(open(args.speakers, encoding="utf-8"))}
+    pool = Pool(args.speech, args.noise, args.rooms, speakers)
+    teachers = None
+    if not args.no_panel:
+        from sqllm.corpus.panel import Panel
+
+        teachers = Panel()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for shard in range(worker, -(-args.clips // SHARD), workers):
+        path = out / f"clips-{shard:05d}.parquet"
+        if path.exists():
+            continue
+        rows = []
+        for index in range(shard * SHARD, (shard + 1) * SHARD):
+            clip = pool.clip(args.seed, index)
+            if teachers:
+                clip |= teachers.rate(clip["audio"], clip["reference"])
+            chain = [{"kind": s.kind, "params": s.params, "spans": [[float(a), float(b)] for a, b in s.spans]} for s in clip["chain"]]
+            rows.append(clip | {"audio": flac(clip["audio"]), "reference": flac(clip["reference"]),
+                                "chain": json.dumps(chain), "severities": json.dumps(clip["severities"])})  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".tmp"))
+        os.replace(path.with_suffix(".tmp"), path)
+        print(path.name, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What a model is made of. A model directory holds it as `config.json`; the presets are here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqllm.errors import UsageError
+
+
+@dataclass
+class LoRA:
+    """The paper's settings."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj"])
+
+
+@dataclass
+class ModelConfig:
+    encoder: str  # a directory or a name on the hub: Whisper or AST
+    language_model: str  # a directory or a name on the hub: any Llama-architecture causal language model
+    audio_tokens: int = 128
+    window_s: float = 10.0
+    encoder_layers: str = "last"  # or "all": a learned weighting
+    encoder_training: str = "frozen"  # or "query" (the paper, for AST), "full"
+    lora: LoRA | None = field(default_factory=LoRA)
+    quantization: str | None = None  # or "nf4"
+    score_layers: int | None = None  # scores are read after so many layers of the language model; None: after all
+
+    def __post_init__(self):
+        if isinstance(self.lora, dict):
+            self.lora = LoRA(**self.lora)
+        for name, allowed in (
+            ("encoder_layers", ("last", "all")),
+            ("encoder_training", ("frozen", "query", "full")),
+            ("quantization", (None, "nf4")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(map(str, allowed))}")
+
+    def save(self, directory: Path) -> None:
+        (directory / "config.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> ModelConfig:
+        path = Path(directory) / "config.json"
+        if not path.is_file():
+            raise UsageError(f"{directory} is no model directory: it has no config.json")
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise UsageError(f"{path} is not a SpeechQualityLLM configuration: {error}") from None
+
+
+# What is trained from; `sqllm/presets/embedded` is the trained model that ships with the package.
+PRESETS = {
+    "paper": ModelConfig(
+        encoder="MIT/ast-finetuned-audioset-10-10-0.4593",
+        language_model="meta-llama/Llama-3.1-8B-Instruct",
+        encoder_training="query",
+        quantization="nf4",
+    ),
+    "paper-whisper": ModelConfig(
+        encoder="openai/whisper-large-v2", language_model="meta-llama/Llama-3.1-8B-Instruct", quantization="nf4"
+    ),
+}

@@ -1,0 +1,224 @@
+"""A model is a directory, loaded and saved in one call.
+
+    config.json            ModelConfig; `encoder` and `language_model` may name folders inside the directory
+    trained.safetensors    what was trained: projector, score norm, LoRA, and encoder weights where they were trained
+    base.json              names and hashes of the base models that the trained weights belong to
+    encoder/, language_model/   the base models themselves, where the directory is whole (`packed.safetensors`)
+
+Only safetensors are read: loading a model never runs code from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import accelerate
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    ASTConfig,
+    ASTModel,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    WhisperModel,
+)
+
+from sqllm.errors import UsageError
+from sqllm.model import pack
+from sqllm.model.config import ModelConfig
+from sqllm.model.encoder import AudioEncoder
+from sqllm.model.language import LanguageModel
+from sqllm.model.speech_quality_llm import SpeechQualityLLM
+
+PRESET_ROOT = Path(__file__).parent.parent / "presets"
+PREPROCESSING = 1  # raise it when the way from bytes to features, or the prompt, changes scores
+
+
+def resolve(name: str | Path) -> Path:
+    """The directory of a model: a path, or the name of a model that ships with the package."""
+    for path in (Path(name), PRESET_ROOT / str(name)):
+        if (path / "config.json").is_file():
+            return path
+    shipped = ", ".join(sorted(p.name for p in PRESET_ROOT.iterdir())) if PRESET_ROOT.is_dir() else "none"
+    if str(name) in ("paper", "paper-whisper"):
+        raise UsageError(f"the preset {name!r} has no trained weights to ship: train it, then give its directory")
+    raise UsageError(f"no model {str(name)!r}: give a model directory, or one of those that ship: {shipped}")
+
+
+def _base_path(name: str, directory: Path | None) -> Path | str:
+    inside = directory / name if directory else None
+    return inside if inside is not None and inside.is_dir() else name
+
+
+def _from_hub(what: str, name, load):
+    try:
+        return load()
+    except OSError as error:
+        raise UsageError(
+            f"the {what} {str(name)!r} could not be loaded: give a directory, or a name that this machine can fetch from "
+            f"the model hub ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def load_encoder(config: ModelConfig, directory: Path | None = None) -> AudioEncoder:
+    path = _base_path(config.encoder, directory)
+    base = _from_hub("encoder", path, lambda: AutoConfig.from_pretrained(path))
+    if isinstance(base, ASTConfig):
+        state = _from_hub("encoder", path, lambda: ASTModel.from_pretrained(path)).state_dict()
+    else:
+        packed = Path(path) / "packed.safetensors"
+        if packed.is_file():
+            state = pack.unpack(load_file(packed))
+        else:
+            state = _from_hub("encoder", path, lambda: WhisperModel.from_pretrained(path)).encoder.state_dict()
+        base.max_source_positions = int(config.window_s * 50)  # no paying for 30 s
+        state["embed_positions.weight"] = state["embed_positions.weight"][: base.max_source_positions]
+    with accelerate.init_empty_weights(include_buffers=False):
+        encoder = AudioEncoder(base, config.encoder_layers, config.audio_tokens, config.window_s)
+    shapes = {n: p.shape for n, p in encoder.model.named_parameters()}
+    encoder.model.load_state_dict({n: w.view(shapes[n]) for n, w in state.items()}, assign=True)
+    return encoder
+
+
+def load_language_model(config: ModelConfig, directory: Path | None = None, dtype=torch.float32):
+    """The causal LM and its tokenizer."""
+    path = _base_path(config.language_model, directory)
+    packed = Path(path) / "packed.safetensors"
+    tokenizer = _from_hub("tokenizer", path, lambda: AutoTokenizer.from_pretrained(path))
+    if packed.is_file():
+        base = LlamaConfig.from_pretrained(path)
+        with accelerate.init_empty_weights(include_buffers=False):
+            lm = LlamaForCausalLM(base)
+        state = {k: v.to(dtype) for k, v in pack.unpack(load_file(packed)).items()}
+        lm.load_state_dict(state, assign=True, strict=not base.tie_word_embeddings)
+        lm.tie_weights()
+        return lm, tokenizer
+    options: dict = {"dtype": dtype}
+    if config.quantization == "nf4":
+        options |= {
+            "dtype": torch.bfloat16,
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            ),
+        }  # fmt: skip
+    lm = _from_hub("language model", path, lambda: LlamaForCausalLM.from_pretrained(path, **options))
+    return lm, tokenizer
+
+
+def create(config: ModelConfig, directory: Path | None = None, dtype=torch.float32) -> SpeechQualityLLM:
+    """A model before training: base weights, fresh projector and LoRA."""
+    encoder = load_encoder(config, directory)
+    lm, tokenizer = load_language_model(config, directory, dtype)
+    language = LanguageModel(lm, config.score_layers)
+    if config.lora:
+        language.add_lora(config.lora)
+    model = SpeechQualityLLM(config, encoder, language, tokenizer)
+    mark_trainable(model)
+    return model
+
+
+def mark_trainable(model: SpeechQualityLLM) -> None:
+    """Projector, score norm and LoRA are trained; of the encoder what the configuration says; nothing else."""
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.startswith("projector.") or "score_norm" in name or ".lora_" in name)
+    if model.config.encoder_training == "full":
+        model.encoder.requires_grad_(True)
+    elif model.config.encoder_training == "query":
+        for m in model.encoder.query_modules:
+            m.requires_grad_(True)
+
+
+def trained_state(model: SpeechQualityLLM) -> dict[str, Tensor]:
+    state = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n}
+    if model.config.lora:
+        adapter = peft.get_peft_model_state_dict(model.language.lm)
+        state |= {f"lora.{n}": p.detach() for n, p in adapter.items()}
+    return state
+
+
+def load_trained(model: SpeechQualityLLM, state: dict[str, Tensor]) -> None:
+    adapter = {n.removeprefix("lora."): p for n, p in state.items() if n.startswith("lora.")}
+    if adapter:
+        peft.set_peft_model_state_dict(model.language.lm, adapter)
+    rest = {n: p for n, p in state.items() if not n.startswith("lora.")}
+    unknown = set(rest) - set(dict(model.named_parameters()))
+    if unknown:
+        raise UsageError(f"the trained weights do not fit this model: {sorted(unknown)[0]} has no place in it")
+    model.load_state_dict(rest, strict=False)
+
+
+@cache
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def base_hashes(config: ModelConfig, directory: Path | None) -> dict[str, dict[str, str]]:
+    """Of each base model its name and the SHA-256 of its weight files, where they lie in a directory."""
+    out = {}
+    for what in ("encoder", "language_model"):
+        path = Path(_base_path(getattr(config, what), directory))
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+        out[what] = {"name": getattr(config, what)} | {f.name: file_hash(f) for f in files}
+    return out
+
+
+def save(model: SpeechQualityLLM, directory: str | Path, source: Path | None = None, dtype=torch.float32) -> Path:
+    """Write configuration and trained weights; `source` is the directory that the base models' names are relative to."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    model.config.save(directory)
+    state = {n: p.to(dtype).contiguous().cpu() for n, p in trained_state(model).items()}
+    save_file(state, directory / "trained.safetensors")
+    (directory / "base.json").write_text(json.dumps(base_hashes(model.config, source or directory), indent=2) + "\n")
+    return directory
+
+
+def load(name: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, merge: bool = True) -> SpeechQualityLLM:
+    """A trained model, ready to score. UsageError where it is incomplete or belongs to other base weights."""
+    directory = resolve(name)
+    config = ModelConfig.load(directory)
+    weights = directory / "trained.safetensors"
+    if not weights.is_file():
+        raise UsageError(f"{directory} has no trained.safetensors: a model that was never trained gives no scores")
+    expected = json.loads((directory / "base.json").read_text())
+    found = base_hashes(config, directory)
+    for what, hashes in expected.items():
+        for file, digest in hashes.items():
+            if file in found[what] and found[what][file] != digest:
+                raise UsageError(f"{directory} was trained on another {what}: {file} differs from the one it names")
+    model = create(config, directory, torch.float32 if merge and not config.quantization else dtype)
+    load_trained(model, load_file(weights))
+    if merge and not config.quantization:
+        model.language.merge_lora()
+    return cast(model, dtype).to(device).eval().requires_grad_(False)
+
+
+def cast(model: SpeechQualityLLM, dtype: torch.dtype) -> SpeechQualityLLM:
+    """Everything in `dtype` but the log-mel, which stays in float32, and what is quantised."""
+    if not model.config.quantization:
+        model.language.to(dtype)
+    model.encoder.model.to(dtype)
+    model.projector.to(dtype)
+    return model
+
+
+def fingerprint(name: str | Path) -> str:
+    """Twelve hexadecimal digits that change whenever scores may: configuration, bases, trained weights, preprocessing."""
+    directory = resolve(name)
+    parts = [str(PREPROCESSING), (directory / "config.json").read_text(), (directory / "base.json").read_text()]
+    parts.append(file_hash(directory / "trained.safetensors"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def count_trainable(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
