@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from sqllm.recording import DIMENSIONS, ROW_FIELDS
+from sqllm import DIMENSIONS
+from sqllm.recording import ROW_FIELDS
 
 PART_ROWS, PART_S = 20_000, 60.0  # a part is closed at whichever comes first: a run that is cut off loses a minute
 NEXT_TO = ".{}.tmp"  # readers of Parquet folders pass over names with a dot in front

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqllm.errors import UsageError
-from sqllm.recording import DIMENSIONS
+from sqllm import DIMENSIONS
 
 SHOWN = 20  # rows of the table
 SUMMARY = "summary.json"

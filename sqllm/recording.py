@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sqllm import DIMENSIONS
 from sqllm.audio import RATE, align, evidence
 from sqllm.audio.io import open_sound, to_int16
 from sqllm.audio.windows import FRAME, FRAME_S, MIN_S, WINDOW_S, Windower, speech_frames
@@ -20,7 +21,7 @@ from sqllm.errors import AudioError
 
 __all__ = ["CHUNK_WINDOWS", "DIMENSIONS", "RATE", "ROW_FIELDS", "WINDOW_S", "Chunk", "assemble", "cut", "recording_id"]
 
-DIMENSIONS = ("mos", "noi", "col", "dis", "loud")
+
 CHUNK_WINDOWS = 32
 HELD_WINDOWS = 128  # of all channels together: a file of many channels is given out in shorter chunks
 SKIPPED = ("SILENT", "TOO_SHORT")  # decoded well and holds nothing to score; all other codes are `failed`
@@ -50,6 +51,11 @@ class Chunk:
     speech_s: list[float] = field(default_factory=list)  # speech in each window; 0: the window does not count
     evidence: list[str] = field(default_factory=list)  # measured facts of each window, in words, for the prompt
     row: dict | None = None
+
+    @property
+    def counts(self) -> list[int]:
+        """The windows with speech: those that are scored."""
+        return [i for i, speech_s in enumerate(self.speech_s) if speech_s > 0]
 
 
 def recording_id(uri: str) -> int:

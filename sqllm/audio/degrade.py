@@ -139,7 +139,10 @@ def _bursts(n: int, rate: float, burst: float, rng) -> np.ndarray:
 
 
 def _ramp_gate(keep: np.ndarray, ramp: int) -> np.ndarray:
-    return np.convolve(keep, np.ones(ramp) / ramp, "same") if ramp > 1 else keep
+    if ramp == 1:
+        return keep
+    around = np.pad(keep, ramp, "edge")  # the ends of the clip are no gap
+    return np.convolve(around, np.ones(ramp) / ramp, "same")[ramp:-ramp]
 
 
 def loss(x, rng, src, rate=0.1, burst=1.0, frame_ms=20, conceal="fade"):

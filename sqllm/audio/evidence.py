@@ -187,7 +187,7 @@ def describe(facts: dict) -> str:
         f"band {round(facts['band_low_hz'], -1):.0f}-{round(facts['band_high_hz'], -2):.0f} Hz",
         f"clipping {facts['clipped_pct']:.1f} %",
     ]
-    spans = [f"{gap['start_s']:.1f}-{gap['end_s']:.1f} s" for gap in facts["dropouts"]]
+    spans = [f"{gap['start_s']:.2f}-{gap['end_s']:.2f} s" for gap in facts["dropouts"]]
     more = f" and {len(spans) - 4} more" if len(spans) > 4 else ""
     words.append(f"dropouts at {', '.join(spans[:4])}{more}" if spans else "no dropouts")
     return ", ".join(words)

@@ -9,6 +9,7 @@ measured teachers (`sqllm.corpus.panel`), speaker and split. Speakers and noises
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import io
 import json
@@ -103,6 +104,14 @@ def load(folder: str, longest_s: float = 15.0) -> dict[str, np.ndarray]:
     return out
 
 
+def speakers_of(path: str | None) -> dict[str, str]:
+    """File name -> speaker, from a CSV with columns path and speaker."""
+    if path is None:
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return {Path(row["path"]).name: row["speaker"] for row in csv.DictReader(file) if row["speaker"]}
+
+
 class Pool:
     """Clean speech, noises and rooms, divided into train and val by speaker and by noise."""
 
@@ -169,12 +178,7 @@ def main() -> None:
     parser.add_argument("--no-panel", action="store_true", help="skip the teachers of mos")
     args = parser.parse_args()
     worker, workers = map(int, args.worker.split("/"))
-    speakers = None
-    if args.speakers:
-        import csv
-
-        speakers = {Path(r["path"]).name: r["speaker"] for r in csv.DictReader(open(args.speakers, encoding="utf-8"))}
-    pool = Pool(args.speech, args.noise, args.rooms, speakers)
+    pool = Pool(args.speech, args.noise, args.rooms, speakers_of(args.speakers))
     teachers = None
     if not args.no_panel:
         from sqllm.corpus.panel import Panel

@@ -44,7 +44,9 @@ class AudioEncoder(nn.Module):
     layers: "all" (the embeddings and each layer, normalised without parameters) or "last" (the encoder's own output).
     """
 
-    def __init__(self, config: WhisperConfig | ASTConfig, layers: str = "all", tokens: int = 128, window_s: float = 10.0):
+    def __init__(
+        self, config: WhisperConfig | ASTConfig, layers: str = "all", tokens: int = 128, window_s: float = 10.0
+    ):
         super().__init__()
         self.config, self.layers, self.tokens, self.window_s = config, layers, tokens, window_s
         if isinstance(config, ASTConfig):
@@ -96,9 +98,7 @@ class AudioEncoder(nn.Module):
         if self.layers == "last":
             states.append(m.layernorm(states[-1]))
         # patches stand frequency by frequency; in the order of time, pooling gives tokens in the order of time
-        states = [
-            h[:, 2:].unflatten(1, (patches_f, patches_t)).transpose(1, 2).flatten(1, 2) for h in states
-        ]
+        states = [h[:, 2:].unflatten(1, (patches_f, patches_t)).transpose(1, 2).flatten(1, 2) for h in states]
         frames = (lengths_B - 400) // 160 + 1
         in_time = ((frames - self.config.patch_size) // self.config.time_stride + 1).clamp(1, patches_t)
         return states, in_time * patches_f

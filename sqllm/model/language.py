@@ -7,7 +7,6 @@ and because scores may be read before the last layer.
 from __future__ import annotations
 
 import peft
-import torch
 from torch import Tensor, nn
 
 from sqllm.model.config import LoRA
@@ -35,7 +34,11 @@ class LanguageModel(nn.Module):
 
     def add_lora(self, lora: LoRA) -> None:
         config = peft.LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets, task_type="CAUSAL_LM"
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+            task_type="CAUSAL_LM",
         )
         self.lm = peft.get_peft_model(self.lm, config)
 
@@ -46,11 +49,19 @@ class LanguageModel(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         return self.base.model.embed_tokens(ids)
 
-    def run(self, x_BSD: Tensor, mask: Tensor | None, positions_BS: Tensor, layers: int | None = None, cache=None) -> Tensor:
-        """Hidden states before the norm, after `layers` decoder layers (None: all)."""
+    def run(
+        self,
+        x_BSD: Tensor,
+        mask: Tensor | None,
+        positions_BS: Tensor,
+        layers: int | None = None,
+        cache=None,
+        first: int = 0,
+    ) -> Tensor:
+        """Hidden states before the norm, from decoder layer `first` up to layer `layers` (None: the last)."""
         model = self.base.model
         rotary = model.rotary_emb(x_BSD, position_ids=positions_BS)
-        for layer in model.layers[: layers or len(model.layers)]:
+        for layer in model.layers[first : layers or len(model.layers)]:
             x_BSD = layer(
                 x_BSD, attention_mask=mask, position_ids=positions_BS, position_embeddings=rotary,
                 past_key_values=cache, use_cache=cache is not None,
@@ -59,7 +70,7 @@ class LanguageModel(nn.Module):
 
     def score_logits(self, hidden: Tensor) -> Tensor:
         norm = self.base.model.norm if self.score_norm is None else self.score_norm
-        return self.base.lm_head(norm(hidden))
+        return self.base.lm_head(norm(hidden).to(self.base.lm_head.weight.dtype))
 
     def word_logits(self, hidden: Tensor) -> Tensor:
         return self.base.lm_head(self.base.model.norm(hidden))

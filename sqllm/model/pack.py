@@ -59,7 +59,9 @@ def pack_encoder(state: dict[str, Tensor], positions: int) -> dict[str, Tensor]:
     for name, w in state.items():
         if name == "embed_positions.weight":
             out[name] = w[:positions].half().contiguous()
-        elif w.dim() >= 2 and w[0].numel() % BLOCK == 0:  # convolutions as [out, in * kernel]; `unpack` leaves the shape to the model
+        elif (
+            w.dim() >= 2 and w[0].numel() % BLOCK == 0
+        ):  # convolutions as [out, in * kernel]; `unpack` leaves the shape to the model
             out |= {f"{name}.{k}": v.contiguous() for k, v in pack8(w.flatten(1)).items()}
         else:
             out[name] = w.half().contiguous()

@@ -1,43 +1,73 @@
 """What stands around the audio, in the tokens of the model's own chat template.
 
-[instruction][audio tokens][reference tokens][question] is what the user says; the answer is the model's. The audio stands
-before the question, so that all questions and all listeners share one prefix.
+[instruction][audio tokens][reference tokens][what is known][question] is what the user says; the answer is the model's.
+The audio stands before the question, so that all questions and all listeners share one prefix. To be rated, a recording
+needs no more (`rating`); words come after numbers, so that what answers in words has the measured facts and the scores
+in front of it (`known`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from sqllm import DIMENSIONS
 from sqllm.model.scoring import encode
+
 
 INSTRUCTION = "You judge the quality of speech from 1 (bad) to 5 (excellent)."
 AUDIO, REFERENCE = "<|audio|>", "<|reference|>"
-QUESTIONS = {d: f"{d}: " for d in ("mos", "noi", "col", "dis", "loud")}  # the words before a number
+QUESTIONS = {d: f"{d}: " for d in DIMENSIONS}  # the words before a number
 RATE = "Rate it."  # the question of the answer tree; a listener's words stand in front of the answers
-_QUESTION = "<|question|>"
+EXPLAIN = "What is wrong with it?"
+_REST = "<|rest|>"
+
+
+def known(scores: Mapping[str, float], facts: str = "", listener: str = "") -> str:
+    """What is known before a question is answered in words: one line of scores, one of measured facts."""
+    lines = [written(scores)]
+    if facts:
+        lines.insert(0, f"Measured: {facts}.")
+    if listener:
+        lines.append(listener.strip())
+    return "\n".join(lines)
+
+
+def written(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{d} {scores[d]:.1f}" for d in DIMENSIONS) + "."
 
 
 class Prompt:
-    """`Prompt(tokenizer).segments(...)`: lists of token ids, with AUDIO and REFERENCE where embeddings go."""
+    """Lists of token ids, with AUDIO and REFERENCE where embeddings go."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         messages = [
             {"role": "system", "content": INSTRUCTION},
-            {"role": "user", "content": f"{AUDIO}{_QUESTION}"},
+            {"role": "user", "content": f"{AUDIO}{_REST}"},
         ]
         if tokenizer.chat_template:
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         else:
-            text = f"{INSTRUCTION}\n{AUDIO}{_QUESTION}\nAnswer: "
-        self.before, self.after = text.split(AUDIO)
+            text = f"{INSTRUCTION}\n{AUDIO}{_REST}\nAnswer: "
+        self.before, after = text.split(AUDIO)
+        self.after = after.removeprefix(_REST)
 
-    def segments(self, question: str = RATE, reference: bool = False, answer: str = "") -> list[list[int] | str]:
-        after = self.after.replace(_QUESTION, f"\n{question}") + answer
+    def audio(self, reference: bool = False) -> list[list[int] | str]:
+        """The prefix that all questions about a window share."""
         parts: list[list[int] | str] = [encode(self.tokenizer, self.before), AUDIO]
-        if reference:
-            parts += [encode(self.tokenizer, "\nClean reference: "), REFERENCE]
-        return [*parts, encode(self.tokenizer, after)]
+        return [*parts, encode(self.tokenizer, "\nClean reference: "), REFERENCE] if reference else parts
 
-    @property
-    def end(self) -> int:
-        """The token that ends an answer."""
-        return self.tokenizer.eos_token_id
+    def context(self, text: str) -> list[int]:
+        """What is `known`. A segment of its own, so that several questions can follow the same tokens."""
+        return encode(self.tokenizer, f"\n{text}")
+
+    def question(self, text: str) -> list[int]:
+        """A question, up to the place where the answer begins."""
+        return encode(self.tokenizer, f"\n{text}{self.after}")
+
+    def rating(self, reference: bool = False) -> list[list[int] | str]:
+        return [*self.audio(reference), self.question(RATE)]
+
+    def answer(self, text: str) -> list[int]:
+        """An answer with the token that ends it."""
+        return [*encode(self.tokenizer, text), self.tokenizer.eos_token_id]

@@ -94,7 +94,9 @@ class AnswerTree:
     @property
     def rows(self) -> Tensor:
         """The rows whose next-token distribution is read, in the order `leaves` expects them."""
-        return torch.cat([self.question_rows_LQ.flatten(), self.digit_rows_LQ5.flatten(), self.point_rows_LQ5.flatten()])
+        return torch.cat(
+            [self.question_rows_LQ.flatten(), self.digit_rows_LQ5.flatten(), self.point_rows_LQ5.flatten()]
+        )
 
     def mask(self, prefix: int, dtype: torch.dtype, device=None) -> tuple[Tensor, Tensor]:
         """Additive float mask [1, 1, S, S] and position ids [1, S] of prefix + tree.
@@ -132,11 +134,12 @@ def moments(log_BLQ41: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def soft_target(mean: Tensor, std: Tensor) -> Tensor:
     """[..., 41] a normal distribution over the leaves, cut to 1-5 and tilted so that its mean is `mean` again."""
-    values = torch.tensor(LEAVES, device=mean.device)
     std = std.clamp(min=0.08)[..., None]
-    mean = mean.clamp(1.0, 5.0)[..., None]
-    centre = mean.clone()
-    for _ in range(8):  # the cut moves the mean near the ends of the scale; a few fixed-point steps bring it back
-        p = (-0.5 * ((values - centre) / std) ** 2).softmax(-1)
-        centre = (centre + mean - (p * values).sum(-1, keepdim=True)).clamp(-1.0, 7.0)
-    return (-0.5 * ((values - centre) / std) ** 2).softmax(-1)
+    offset = torch.tensor(LEAVES, device=mean.device) - mean.clamp(1.0, 5.0)[..., None]
+    tilt = torch.zeros_like(std)
+    for _ in range(8):  # the cut moves the mean near the ends of the scale; a few Newton steps bring it back
+        p = (tilt * offset - 0.5 * (offset / std) ** 2).softmax(-1)
+        error = (p * offset).sum(-1, keepdim=True)
+        variance = (p * (offset - error) ** 2).sum(-1, keepdim=True)
+        tilt = (tilt - error / variance.clamp(min=1e-3)).clamp(-100.0, 100.0)
+    return (tilt * offset - 0.5 * (offset / std) ** 2).softmax(-1)

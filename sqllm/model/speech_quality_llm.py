@@ -54,7 +54,7 @@ class SpeechQualityLLM(nn.Module):
     def score(self, audio: Tensor, reference: Tensor | None = None, listeners: Sequence[str] = ("",)) -> Tensor:
         """Log probabilities of the 41 answers: pooled features [B, ...] -> [B, listeners, 5, 41], in one pass."""
         tree = self.tree(tuple(listeners))
-        segments = self.prompt.segments(reference=reference is not None)
+        segments = self.prompt.rating(reference is not None)
         prefix = self.embed(segments, audio, reference)
         ids = tree.tokens_T.to(self.device)
         x = torch.cat([prefix, self.language.embed(ids)[None].expand(len(audio), -1, -1).to(prefix.dtype)], dim=1)

@@ -126,15 +126,21 @@ def create(config: ModelConfig, directory: Path | None = None, dtype=torch.float
     return model
 
 
-def mark_trainable(model: SpeechQualityLLM) -> None:
-    """Projector, score norm and LoRA are trained; of the encoder what the configuration says; nothing else."""
+def mark_trainable(model: SpeechQualityLLM, what: str = "all") -> None:
+    """Projector, score norm and LoRA are trained; of the encoder what the configuration says; nothing else.
+
+    `what` "scores" leaves out the LoRA of the layers that no score passes, "words" is that LoRA alone.
+    """
+    split = model.config.score_layers or 0
+    layers = {"all": range(10**6), "scores": range(split or 10**6), "words": range(split, 10**6)}[what]
     for name, p in model.named_parameters():
-        p.requires_grad_(name.startswith("projector.") or "score_norm" in name or ".lora_" in name)
-    if model.config.encoder_training == "full":
-        model.encoder.requires_grad_(True)
-    elif model.config.encoder_training == "query":
-        for m in model.encoder.query_modules:
-            m.requires_grad_(True)
+        if ".lora_" in name:
+            p.requires_grad_(int(name.split(".layers.")[1].split(".")[0]) in layers)
+        else:
+            p.requires_grad_(what != "words" and (name.startswith("projector.") or "score_norm" in name))
+    trained = {"frozen": [], "query": model.encoder.query_modules, "full": [model.encoder]}
+    for module in trained[model.config.encoder_training] if what != "words" else []:
+        module.requires_grad_(True)
 
 
 def trained_state(model: SpeechQualityLLM) -> dict[str, Tensor]:
@@ -146,6 +152,9 @@ def trained_state(model: SpeechQualityLLM) -> dict[str, Tensor]:
 
 
 def load_trained(model: SpeechQualityLLM, state: dict[str, Tensor]) -> None:
+    missing = set(trained_state(model)) - set(state)
+    if missing:
+        raise UsageError(f"the trained weights do not fit this model: {sorted(missing)[0]} is not among them")
     adapter = {n.removeprefix("lora."): p for n, p in state.items() if n.startswith("lora.")}
     if adapter:
         peft.set_peft_model_state_dict(model.language.lm, adapter)
@@ -157,9 +166,15 @@ def load_trained(model: SpeechQualityLLM, state: dict[str, Tensor]) -> None:
 
 
 @cache
-def file_hash(path: Path) -> str:
+def _hash(path: Path, size: int, changed_ns: int) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read once for as long as it does not change."""
+    stat = path.stat()
+    return _hash(path, stat.st_size, stat.st_mtime_ns)
 
 
 def base_hashes(config: ModelConfig, directory: Path | None) -> dict[str, dict[str, str]]:
@@ -183,7 +198,9 @@ def save(model: SpeechQualityLLM, directory: str | Path, source: Path | None = N
     return directory
 
 
-def load(name: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, merge: bool = True) -> SpeechQualityLLM:
+def load(
+    name: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, merge: bool = True
+) -> SpeechQualityLLM:
     """A trained model, ready to score. UsageError where it is incomplete or belongs to other base weights."""
     directory = resolve(name)
     config = ModelConfig.load(directory)
@@ -206,7 +223,8 @@ def load(name: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float
 def cast(model: SpeechQualityLLM, dtype: torch.dtype) -> SpeechQualityLLM:
     """Everything in `dtype` but the log-mel, which stays in float32, and what is quantised."""
     if not model.config.quantization:
-        model.language.to(dtype)
+        for p in model.language.parameters():  # no buffers: rounded rotary frequencies turn far positions astray
+            p.data = p.data.to(dtype)
     model.encoder.model.to(dtype)
     model.projector.to(dtype)
     return model

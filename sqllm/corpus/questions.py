@@ -1,0 +1,299 @@
+"""Questions people ask about a recording, and truthful answers from its ground truth.
+
+They teach a small language model to answer in words. When it answers it has the audio, the five scores and the line of
+`evidence.describe` before it: numbers and times are copied from those, as they are written there. What can be heard is
+not decided here: it is the points that an impairment costs when it acts alone (`ratings.expected`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sqllm.audio.degrade import Impairment
+from sqllm.audio.evidence import describe
+from sqllm.corpus import ratings as panel
+
+ABSENT, AUDIBLE = 0.15, 0.5  # points lost: below the first nobody hears it, from the second on everybody does
+SATISFIED = 3.5  # a dimension from here on is no complaint
+GAPS = ("loss", "chop", "jump")
+ADDITIVE = ("noise", "white", "babble", "talker")
+FACTS = ("level_db", "snr_db", "band_high_hz", "clipped_pct", "dropout_pct")  # the parts of `describe`, in its order
+TITLES = {"mos": "overall quality", "noi": "noisiness", "col": "coloration", "dis": "discontinuity", "loud": "loudness"}
+
+# fmt: off
+# words up to a limit
+SCALE = (1.5, "very bad"), (2.5, "poor"), (3.5, "fair"), (4.5, "good"), (9, "excellent")
+STRENGTH = (1.0, ("slight", "slightly")), (1.8, ("clear", "clearly")), (2.4, ("strong", "much")), (9, ("severe", "far"))
+MEANS = (
+    (1.7, ("Words will be lost.", "It is hard to understand.", "A listener can hardly follow it.")),
+    (2.5, ("A listener tires quickly.", "Listening takes real effort.", "It is annoying to listen to.")),
+    (3.3, ("Listening takes some effort.", "It annoys a little, but can be followed.")),
+    (4.0, ("It stays easy to follow.", "A listener notices it and is hardly disturbed.")),
+    (9, ("It is still easy to listen to.", "It hardly matters to a listener.")),
+)
+TRANSCRIBE = (2.3, "No, expect many errors"), (3.3, "Only with care, expect some errors"), (9, "Yes")
+FOLLOW = (1.7, "Hardly"), (2.7, "Only with effort"), (9, "Yes")
+CLEAN = ("It is clean: no fault stands out.", "The recording is clean and easy to listen to.",
+         "Nothing is wrong: the speech is clean, {mos} overall.", "Clean speech, {mos} overall.")
+
+_CLOSER = "Move the microphone closer, or find a quieter place."
+_NETWORK = "Look at the network: packets come late or not at all."
+_EQUALISE = "Check the microphone and the filters: a part of the band is missing."
+FAULTS = {  # severity: (in words, what to do about it)
+    "noise": (("{adj} background noise", "{adj} noise in the background"), _CLOSER),
+    "white": (("{adj} hiss", "{adj} hissing noise"), _CLOSER),
+    "babble": (("{adj} babble of voices", "{adj} background chatter"), _CLOSER),
+    "talker": (("{adj} crosstalk", "{adj} interference from another talker"), "Record one person at a time."),
+    "bass": (("{adj} loss of bass", "{adj} thinness of the sound"), _EQUALISE),
+    "treble": (("{adj} muffling", "{adj} loss of treble"), _EQUALISE),
+    "narrow": (("the narrow band of a telephone", "narrowband telephone sound"), "Use a wideband codec."),
+    "coding": (("{adj} coding artefacts", "{adj} codec distortion"), "Raise the bit rate of the codec."),
+    "clipping": (("{adj} clipping", "{adj} distortion from clipping"), "Lower the recording gain: peaks are cut."),
+    "mnru": (("{adj} noise that follows the voice", "{adj} roughness of the voice"), "Check the codec."),
+    "suppress": (("{adj} noise suppressor artefacts", "{adj} artefacts of noise reduction"), "Reduce less noise."),
+    "loss": (("{adj} packet loss", "{adj} breaking up from lost packets"), _NETWORK),
+    "chop": (("{adj} chopping of the speech", "{adj} cut-outs"), _NETWORK),
+    "jump": (("{adj} skips and jumps", "{adj} jumping of the speech"), _NETWORK),
+    "loud": (("a level {much} too high", "a volume {much} too high"), "Lower the gain."),
+    "quiet": (("a level {much} too low", "a volume {much} too low"), "Raise the gain."),
+    "fading": (("{adj} fading of the level", "{adj} swings of the level"), "Keep a steady distance to the microphone."),
+    "echo": (("{adj} echo",), "Switch on echo cancellation."),
+    "reverb": (("{adj} reverberation", "{adj} room sound"), "Move closer to the microphone, or to another room."),
+}
+
+ASKED = {  # topic: (trained wordings, wordings kept out of training)
+    "explain": (
+        ("what is wrong with it?", "what's wrong with this recording?", "describe the quality.", "why this score?",
+         "what do you hear?", "explain the score.", "how does it sound?", "what faults does the recording have?",
+         "describe what a listener would notice.", "tell me about the quality."),
+        ("what is the matter with this call?", "give me a short report on the sound.", "how come it got this score?")),
+    "when": (
+        ("when does it drop out?", "when are the dropouts?", "where does the speech cut out?", "where are the gaps?",
+         "at what times does it break up?", "list the dropouts."),
+        ("at which moments do we lose the voice?", "when does the audio disappear?")),
+    "when_noise": (("when is the noise?", "at what time is there noise?", "where is the noise?"),
+                  ("from when to when do you hear noise?",)),
+    "category": (("how is the {title}?", "rate the {title} in a word.", "what about the {title}?", "{title}?"),
+                ("which word fits the {title}?", "how would you call the {title}?")),
+    "worst": (("which dimension is worst?", "what is the weakest point?", "what should be fixed first?"),
+             ("where does it fall short the most?", "what hurts the quality most?")),
+    "fix": (("what should I do?", "how can I improve it?", "what can be done about it?", "how do I fix it?"),
+           ("what would make the next recording better?",)),
+    "transcribe": (("is it usable for transcription?", "can it be transcribed?", "is it fit for speech recognition?"),
+                  ("would a transcript of it be reliable?",)),
+    "follow": (("can a customer understand it?", "is it easy to understand?", "can people follow what is said?"),
+              ("will the other side get what is being said?",)),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A fault to ask about with yes or no."""
+
+    asked: tuple[tuple[str, ...], tuple[str, ...]]
+    deny: str
+    faults: tuple[str, ...]  # any of them makes it a Yes
+    near: tuple[str, ...] = ()  # while one of these is audible, No is not beyond doubt
+    score: str | None = None
+    fact: tuple[str, float, float] | None = None  # its name, from where on it proves the fault, or rules it out
+    no_weight: float = 1.0  # how often No is drawn: as often as Yes, in clips from `simulate`
+
+
+CHECKS = (
+    Check((("is it noisy?", "is there background noise?", "do you hear noise?"), ("is there a lot of noise in it?",)),
+          "no noise stands out", ("noise", "white", "babble"), ("talker", "mnru", "suppress"),
+          "noi", ("snr_db", 10, 40), 3.0),
+    Check((("is it muffled?", "does it sound dull?", "is the treble missing?"), ("is it like through a blanket?",)),
+          "the treble is there", ("treble", "narrow"), ("coding", "suppress"), None, ("band_high_hz", 4600, 6800), 0.6),
+    Check((("is it narrowband?", "is it telephone quality?", "is it like a telephone?"), ("is it an old phone line?",)),
+          "the band is wide", ("narrow", "treble"), ("bass",), None, ("band_high_hz", 4300, 4900), 0.5),
+    Check((("does it drop out?", "is it choppy?", "does it break up?", "are there dropouts?"), ("is speech cut off?",)),
+          "the speech runs on without breaks", GAPS, ("fading", "suppress"), "dis", ("dropout_pct", 1e-6, -1e-6), 3.1),
+    Check((("is it clipped?", "is it distorted?", "is it overdriven?", "is there clipping?"), ("is it too hot?",)),
+          "the peaks are intact", ("clipping",), ("mnru", "coding", "suppress", "loss"),
+          None, ("clipped_pct", 0.1, -1e-3)),
+    Check((("is it too quiet?", "is the level too low?", "is it too soft?"), ("do I have to turn it up?",)),
+          "the level is high enough", ("quiet",), ("fading",), "loud", ("level_db", -31, -28.5), 0.9),
+    Check((("is it too loud?", "is the level too high?"), ("do I have to turn it down?",)),
+          "the level is not too high", ("loud",), (), None, ("level_db", -20, -23), 0.1),
+    Check((("is there an echo?", "do you hear an echo?", "does it echo?"), ("does the voice come back?",)),
+          "no echo can be heard", ("echo",), ("reverb", "jump"), no_weight=0.2),
+    Check((("is it reverberant?", "is there much reverb?", "do you hear the room?"), ("is it a bare hall?",)),
+          "the room is hardly heard", ("reverb",), ("echo",), no_weight=0.3),
+    Check((("is someone else talking in the background?", "is there another talker?", "do you hear other voices?"),
+           ("is more than one person speaking at once?",)),
+          "only one voice can be heard", ("talker", "babble"), no_weight=0.4),
+)
+# fmt: on
+
+
+@dataclass
+class Dialogue:
+    task: str
+    question: str
+    answer: str
+
+
+def cost(found: dict[str, float], names: Sequence[str], dimension: str | None = None) -> float:
+    """Points that these severities cost when they act alone: in one dimension, or in the one they cost most."""
+    rated = panel.expected({name: found[name] for name in names if name in found})
+    lost = {d: panel.CLEAN[d] - rated[d] for d in panel.DIMENSIONS}
+    return lost[dimension] if dimension else max(lost.values())
+
+
+def upto(value: float, steps: Sequence[tuple]):
+    return next(words for limit, words in steps if value < limit)
+
+
+def join(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+class Clip:
+    """One recording, and what is true of it."""
+
+    def __init__(self, chain: Sequence[Impairment], scores: dict, facts: dict, rng, held_out: bool):
+        self.facts, self.rng, self.held_out = facts, rng, held_out
+        self.chain = [step for step in chain if step.kind not in GAPS or step.spans]  # a drawn loss may lose nothing
+        self.scores = {d: round(float(value), 1) for d, value in scores.items()}  # as the model reads them
+        self.found = panel.severities(self.chain)
+        costs = {name: cost(self.found, [name]) for name in self.found}
+        least = max(AUDIBLE, 0.3 * max(costs.values(), default=0))  # a severe fault hides a slight one
+        self.faults = sorted((n for n in costs if costs[n] >= least), key=lambda n: -cost(self.found, [n], "mos"))
+        self.traces = [n for n in costs if costs[n] >= ABSENT]
+        self.parts = dict(zip(FACTS, describe(facts).split(", ", 4), strict=False))
+        self.gaps = self.parts.get("dropout_pct", "").partition("dropouts at ")[2]
+
+    def pick(self, options: Sequence):
+        return options[self.rng.integers(len(options))]
+
+    def ask(self, asked: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
+        """One wording, at times with a capital or without its question mark."""
+        question, style = self.pick(asked[self.held_out]), self.rng.random()
+        question = sentence(question) if style < 0.2 else question
+        return question.rstrip("?.") if 0.1 < style < 0.3 else question
+
+    def phrase(self, name: str) -> str:
+        adjective, much = upto(cost(self.found, [name]), STRENGTH)
+        return self.pick(FAULTS[name][0]).format(adj=adjective, much=much)
+
+    def spans(self, names: Sequence[str] = ADDITIVE) -> str:
+        """When added noise is there, if not all the time."""
+        steps = [step for step in self.chain if panel.severities([step]).keys() & set(names)]
+        spans = [span for step in steps for span in step.spans] if all(step.spans for step in steps) else []
+        return ", ".join(f"{start:.1f}-{end:.1f} s" for start, end in spans)
+
+    def timed(self, name: str) -> str:
+        spans = self.spans([name]) if name in ADDITIVE else ""
+        return self.phrase(name) + (f" at {spans}" if spans else "")
+
+    def evidence(self, check: Check) -> list[tuple[bool, bool, str]]:
+        """Each number that bears on a check: whether it points to the fault, whether it settles it, and its words."""
+        out = []
+        if d := check.score:
+            out.append((self.scores[d] < SATISFIED, True, f"{TITLES[d]} {self.scores[d]}"))
+        if check.fact and check.fact[0] in self.parts and (value := self.facts[check.fact[0]]) is not None:
+            name, faulty, fine = check.fact
+            place = (value - faulty) / (fine - faulty)  # from 0, faulty, to 1, fine
+            out.append((place < 0.5, not 0 < place < 1, self.parts[name]))
+        return out
+
+    def fits(self, check: Check, yes: bool) -> bool:
+        """Whether the answer is beyond doubt: true of the chain, and not gainsaid by a number that the model sees."""
+        if any(settled and faulty is not yes for faulty, settled, _ in self.evidence(check)):
+            return False
+        loss = cost(self.found, check.faults)
+        return loss >= AUDIBLE if yes else loss < ABSENT and cost(self.found, check.near) < AUDIBLE
+
+
+def explain(clip: Clip) -> tuple[str, str]:
+    mos, question = clip.scores["mos"], clip.ask(ASKED["explain"])
+    if not clip.faults:
+        trace = f"It is nearly clean: {clip.phrase(clip.traces[0])} at most." if clip.traces else ""
+        return question, trace or clip.pick(CLEAN).format(mos=mos)
+    first, *rest = heard = [clip.timed(name) for name in clip.faults[:3]]
+    rated = f"{upto(mos, SCALE)} quality, {mos} overall: {{}}.", f"the score of {mos} comes from {{}}."
+    answer = clip.pick(["It has {}.", "You hear {}.", "{}.", *rated]).format(join(heard))
+    if rest and clip.rng.random() < 0.3:
+        answer = f"The main fault is {first}, besides {join(rest)}."
+    if clip.gaps and set(GAPS) & set(clip.faults[:3]):
+        answer += f" It drops out at {clip.gaps}."
+    return question, f"{sentence(answer)} {clip.pick(upto(mos, MEANS))}"
+
+
+def yes_no(clip: Clip) -> tuple[str, str] | None:
+    """The coin first, then a question that it fits."""
+    yes = bool(clip.rng.random() < 0.54)  # a clip in seven has no fault to say yes to
+    if not (fitting := [check for check in CHECKS if clip.fits(check, yes)]):
+        return None
+    weights = np.array([1.0 if yes else check.no_weight for check in fitting])
+    check = fitting[clip.rng.choice(len(fitting), p=weights / weights.sum())]
+    proof = ", ".join(words for faulty, _, words in clip.evidence(check) if faulty is yes)
+    reason = clip.timed(max(check.faults, key=lambda name: cost(clip.found, [name]))) if yes else check.deny
+    return clip.ask(check.asked), f"{'Yes' if yes else 'No'}, {reason}{f': {proof}' if proof else ''}."
+
+
+def when(clip: Clip) -> tuple[str, str] | None:
+    noise, spans, broken = cost(clip.found, ADDITIVE), clip.spans(), [name for name in GAPS if name in clip.found]
+    if clip.rng.random() < (0.7 if spans else 0.12) and not ABSENT <= noise < AUDIBLE:
+        there = f"The noise is at {spans}." if spans else "The noise is there all the time."
+        return clip.ask(ASKED["when_noise"]), there if noise >= AUDIBLE else "There is no background noise."
+    if not broken:
+        if clip.rng.random() < 0.5:  # as many answers with dropouts as without
+            return None
+        answer = "It does not drop out."
+    elif clip.gaps:
+        answer = f"{clip.pick(['It drops out at', 'There are dropouts at', 'Dropouts at'])} {clip.gaps}."
+    else:
+        where = "slightly, here and there" if cost(clip.found, broken) < 1 else "all through"
+        answer = f"The speech breaks up {where}, without clean gaps."
+    return clip.ask(ASKED["when"]), answer
+
+
+def category(clip: Clip) -> tuple[str, str]:
+    d = clip.pick(panel.DIMENSIONS)
+    title, score, word = TITLES[d], clip.scores[d], upto(clip.scores[d], SCALE)
+    forms = f"The {title} is {word}: {score}.", f"{title} is {word}, {score}.", f"{word}: {score} for {title}."
+    return clip.ask(ASKED["category"]).format(title=title), sentence(clip.pick(forms))
+
+
+def worst(clip: Clip) -> tuple[str, str]:
+    d = min(panel.DIMENSIONS[1:], key=lambda name: clip.scores[name])
+    score, question = clip.scores[d], clip.ask(ASKED["worst"])
+    if score >= 4:
+        return question, f"None stands out: the lowest is {TITLES[d]} at {score}."
+    answer = clip.pick([f"{TITLES[d]}, at {score}", f"{TITLES[d]} is the lowest at {score}"])
+    if clip.faults:
+        answer += f": {clip.phrase(max(clip.faults, key=lambda name: cost(clip.found, [name], d)))}"
+    return question, sentence(f"{answer}.")
+
+
+def advice(clip: Clip) -> tuple[str, str]:
+    use, mos = clip.pick(["fix", "transcribe", "follow"]), clip.scores["mos"]
+    main = f"the main fault is {clip.phrase(clip.faults[0])}" if clip.faults else "no fault stands out"
+    todo = FAULTS[clip.faults[0]][1] if clip.faults else "Nothing, use it as it is."
+    if use == "fix":
+        return clip.ask(ASKED[use]), f"{todo} {sentence(main)}."
+    verdict = upto(mos, TRANSCRIBE if use == "transcribe" else FOLLOW)
+    return clip.ask(ASKED[use]), f"{verdict}: overall quality {mos}, {main}."
+
+
+TASKS = {explain: 3.0, yes_no: 4.0, when: 1.5, category: 1.5, worst: 1.0, advice: 1.5}
+
+
+def draw(
+    chain: Sequence[Impairment], ratings: dict, facts: dict, rng: np.random.Generator, held_out: bool = False
+) -> Dialogue:
+    """One question about a degraded clip and its answer; `held_out` takes the wordings that are never trained."""
+    clip, shares = Clip(chain, ratings, facts, rng, held_out), np.array(list(TASKS.values()))
+    task = list(TASKS)[rng.choice(len(TASKS), p=shares / shares.sum())]
+    if drawn := task(clip):
+        return Dialogue(task.__name__, *drawn)
+    return Dialogue("explain", *explain(clip))  # not the opposite answer: that would outnumber its like

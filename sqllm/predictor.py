@@ -1,0 +1,173 @@
+"""`Predictor`, the only way to a score: notebook, batch job, endpoint and evaluation call it, so they cannot disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sqllm import DIMENSIONS
+from sqllm.corpus.profiles import load_profiles
+from sqllm.errors import AudioError, UsageError
+from sqllm.model import store
+from sqllm.model.answering import answer, generate_scores
+from sqllm.model.encoder import bucket_length
+from sqllm.model.prompt import EXPLAIN, known, written
+from sqllm.model.scoring import moments
+from sqllm.recording import Chunk, assemble, cut
+
+BATCH = {"cpu": 4, "cuda": 64}  # windows in one pass
+MODES = ("tree", "generate")
+
+
+class Predictor:
+    """A trained model, ready to score recordings and to answer questions about them."""
+
+    def __init__(self, model, fingerprint: str, mode: str = "tree"):
+        self.model, self.fingerprint, self.mode = model, fingerprint, mode
+        self.profiles = load_profiles()
+        self.mass = np.zeros(0)  # of the last windows: probability of saying a score at all, a figure of health
+
+    @classmethod
+    def load(cls, model: str = "embedded", device: str = "auto", dtype: str = "auto", mode: str = "tree") -> Predictor:
+        """`model` is a directory or the name of a preset that ships with the package.
+
+        `device` auto takes a GPU when there is one; `dtype` auto is bfloat16 where the hardware multiplies it, float32
+        elsewhere. `mode` "generate" writes numbers and parses them, as the paper does, instead of the answer tree.
+        Raises UsageError where the model is missing, untrained, or belongs to other base weights.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            fast = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+            dtype = "bfloat16" if fast else "float32"
+        if dtype not in ("float32", "bfloat16"):
+            raise UsageError(f"no dtype {dtype!r}: give auto, float32 or bfloat16")
+        if mode not in MODES:
+            raise UsageError(f"no mode {mode!r}: give {' or '.join(MODES)}")
+        return cls(store.load(model, device, getattr(torch, dtype)), store.fingerprint(model), mode)
+
+    # ---- files
+
+    def score(
+        self, files: str | Sequence[str], references: str | Sequence[str | None] | None = None,
+        profile: str | None = None, explain: str = "never",
+    ) -> list[dict]:  # fmt: skip
+        """One row (`sqllm.recording.ROW_FIELDS`) for each file and channel. A bad file is a row with a status."""
+        files = [files] if isinstance(files, str) else list(files)
+        references = [references] if isinstance(references, str) else list(references or [None] * len(files))
+        if len(files) != len(references):
+            raise UsageError(f"{len(files)} files and {len(references)} references: give one for each, or None")
+        rows = []
+        for file, reference in zip(files, references, strict=True):
+            scored = [(chunk, self.score_chunks([chunk], profile, explain)[0]) for chunk in cut(str(file), reference)]
+            broken = [pair for pair in scored if pair[0].channel is None]
+            scored = broken or sorted(scored, key=lambda pair: (pair[0].channel, pair[0].index))
+            stamp = {"profile": profile, "model": self.fingerprint, "scored_at": datetime.now(UTC)}
+            for _, channel in groupby(scored, key=lambda pair: pair[0].channel):
+                rows.append(assemble(channel) | stamp)
+        return rows
+
+    def ask(self, file: str, question: str, reference: str | None = None, profile: str | None = None) -> Iterator[str]:
+        """An answer in words, piece by piece, about the worst window of the recording (of all channels).
+
+        It begins with the scores that it stands on. Raises AudioError where there is nothing to judge.
+        """
+        listener, worst = self._listener(profile), None
+        for chunk in cut(str(file), reference):
+            if chunk.row and chunk.row["status"] != "ok":
+                raise AudioError(chunk.row["error_code"], chunk.row["error_detail"])
+            mean = self.score_chunks([chunk], profile)[0]["mean"]
+            for i in chunk.counts:
+                if worst is None or mean[i, 0] < worst[0][0]:
+                    references = chunk.references and chunk.references[i]
+                    worst = mean[i], chunk.windows[i], references, chunk.evidence[i]
+        mean, window, laid, facts = worst
+        yield from self._answer(mean, window, laid, facts, question, listener)
+
+    # ---- windows
+
+    def score_chunks(
+        self, chunks: Sequence[Chunk], profile: str | None = None, explain: str = "never"
+    ) -> list[dict | None]:
+        """For each chunk {"mean": [n, 5], "std": [n, 5], "explanation"}, NaN where a window does not count."""
+        listener = self._listener(profile)
+        every = [chunk.windows[i] for chunk in chunks for i in chunk.counts]
+        laid = [chunk.references and chunk.references[i] for chunk in chunks for i in chunk.counts]
+        means, stds = self.score_windows(every, laid, [listener])
+        at, out = 0, []
+        for chunk in chunks:
+            mean, std = np.full((2, len(chunk.windows), len(DIMENSIONS)), np.nan)
+            here = slice(at, at := at + len(chunk.counts))
+            mean[chunk.counts], std[chunk.counts] = means[here, 0], stds[here, 0]
+            out.append({"mean": mean, "std": std, "explanation": self._explanation(chunk, mean, explain, listener)})
+        return out
+
+    @torch.inference_mode()
+    def score_windows(
+        self, windows: Sequence[np.ndarray], references: Sequence[np.ndarray | None] | None = None,
+        listeners: Sequence[str] = ("",),
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Mean and spread [n, listeners, 5] of windows of up to 10 s: int16 at 16 kHz, references as long as they.
+
+        Windows share a batch with windows of the same length in seconds, so that no padding is between them.
+        """
+        references = references or [None] * len(windows)
+        mean = np.full((len(windows), len(listeners), len(DIMENSIONS)), np.nan)
+        std, self.mass = mean.copy(), np.zeros(len(windows))
+
+        def kind(i: int) -> tuple[int, bool]:
+            return bucket_length(len(windows[i])), references[i] is not None
+
+        size = BATCH[self.model.device.type]
+        for (_, paired), group in groupby(sorted(range(len(windows)), key=kind), key=kind):
+            group = list(group)
+            for first in range(0, len(group), size):
+                at = group[first : first + size]
+                audio = self._features([windows[i] for i in at])
+                reference = self._features([references[i] for i in at]) if paired else None
+                if self.mode == "generate":
+                    mean[at], std[at] = generate_scores(self.model, audio, reference, listeners).numpy(), 0.0
+                    continue
+                m, s, mass = moments(self.model.score(audio, reference, listeners))
+                mean[at], std[at] = m.cpu().numpy(), s.cpu().numpy()
+                self.mass[at] = mass.mean((1, 2)).cpu().numpy()
+        return mean, std
+
+    def _features(self, windows: Sequence[np.ndarray]) -> Tensor:
+        lengths = torch.tensor([len(w) for w in windows])
+        x = np.zeros((len(windows), bucket_length(int(lengths.max()))), np.float32)
+        for row, window in zip(x, windows, strict=True):
+            row[: len(window)] = window / np.float32(32768)
+        return self.model.features(torch.from_numpy(x), lengths)
+
+    # ---- words
+
+    def _listener(self, profile: str | None) -> str:
+        if profile is None:
+            return ""
+        if profile not in self.profiles:
+            raise UsageError(f"no listener profile {profile!r}; there are {', '.join(sorted(self.profiles))}")
+        return self.profiles[profile].words
+
+    def _explanation(self, chunk: Chunk, mean: np.ndarray, explain: str, listener: str) -> str | None:
+        if explain == "never" or not chunk.counts:
+            return None
+        if explain != "always":
+            overall = np.average(mean[chunk.counts, 0], weights=np.asarray(chunk.speech_s)[chunk.counts])
+            if overall >= float(explain.removeprefix("below=")):
+                return None
+        i = int(np.nanargmin(mean[:, 0]))
+        laid = chunk.references and chunk.references[i]
+        return "".join(self._answer(mean[i], chunk.windows[i], laid, chunk.evidence[i], EXPLAIN, listener))
+
+    def _answer(self, mean, window, laid, facts, question, listener) -> Iterator[str]:
+        scores = dict(zip(DIMENSIONS, mean, strict=True))
+        yield written(scores) + " "
+        audio = self._features([window])
+        reference = None if laid is None else self._features([laid])
+        yield from answer(self.model, audio, reference, known(scores, facts, listener), question)

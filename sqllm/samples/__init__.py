@@ -1,0 +1,1 @@
+"""Sample recordings: spoken telephone prompts, clean and with known faults. README.md lists them."""

@@ -1,0 +1,86 @@
+"""A simulated corpus as tensors: pooled features (memory-mapped) and ratings with their spread."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from sqllm import DIMENSIONS
+from sqllm.audio.degrade import Impairment
+from sqllm.corpus import ratings
+from sqllm.errors import UsageError
+from sqllm.training.features import features_path
+
+COLUMNS = ["index", "split", "speaker", "chain", "severities", "distillmos", "pesq", *DIMENSIONS]
+
+
+@dataclass
+class Clips:
+    """Clips of one split. `mean`, `std` [n, 5] are what a panel would say, in the order of `DIMENSIONS`."""
+
+    rows: list[dict]
+    shards: list[np.ndarray]  # of features, memory-mapped
+    where: np.ndarray  # [n, 2]: shard, row in it
+    paths: list[Path]
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def features(self, indices, reference: bool = False) -> Tensor:
+        """[k, layers, tokens, width], of the degraded clips or of their references."""
+        x = np.stack([self.shards[s][r, int(reference)] for s, r in self.where[indices]])
+        return torch.from_numpy(x).float()
+
+    def chain(self, i: int) -> list[Impairment]:
+        return [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in self.rows[i]["chain"]]
+
+    def audio(self, i: int) -> bytes:
+        shard, row = self.where[i]
+        return pq.read_table(self.paths[shard], columns=["audio"])["audio"][int(row)].as_py()
+
+
+def panel_mos(rows: list[dict]) -> np.ndarray:
+    """mos [n] of DistillMOS, PESQ and the ratings of the parameters, .4 : .4 : .2.
+
+    PESQ is brought to DistillMOS's mean and spread over the corpus. Both are blind to level, so that they get the level's
+    share of the parameters' rating. Without teachers (simulated with --no-panel) the parameters stand alone.
+    """
+    from_parameters = np.array([row["mos"] for row in rows])
+    if any(row.get("distillmos") is None for row in rows):
+        return from_parameters
+    distill = np.array([row["distillmos"] for row in rows])
+    pesq = np.array([np.nan if row["pesq"] is None else row["pesq"] for row in rows])
+    pesq = (pesq - np.nanmean(pesq)) / np.nanstd(pesq) * distill.std() + distill.mean()
+    heard = np.where(np.isnan(pesq), distill, (distill + pesq) / 2)
+    level = [{k: v for k, v in row["severities"].items() if k in ("quiet", "loud")} for row in rows]
+    kept = np.array([(ratings.expected(s)["mos"] - 1) / (ratings.CLEAN["mos"] - 1) for s in level])
+    return np.clip(0.8 * (1 + (heard - 1) * kept) + 0.2 * from_parameters, 1, 5)
+
+
+def read(corpus: Path) -> dict[str, Clips]:
+    """The splits "train" and "val" of a corpus whose features are prepared."""
+    paths = [p for p in sorted(corpus.glob("clips-*.parquet")) if features_path(p).exists()]
+    if not paths:
+        raise UsageError(f"no clips with features in {corpus}: run `python -m sqllm.training features` first")
+    rows, where = [], []
+    for s, path in enumerate(paths):
+        for r, row in enumerate(pq.read_table(path, columns=COLUMNS).to_pylist()):
+            rows.append(row | {"chain": json.loads(row["chain"]), "severities": json.loads(row["severities"])})
+            where.append((s, r))
+    shards, where = [np.load(features_path(p), mmap_mode="r") for p in paths], np.array(where)
+    mean = np.array([[row[d] for d in DIMENSIONS] for row in rows])
+    mean[:, 0] = panel_mos(rows)
+    std, split = ratings.spread(mean), np.array([row["split"] for row in rows])
+    return {
+        name: Clips([rows[i] for i in at], shards, where[at], paths, mean[at], std[at])
+        for name in ("train", "val")
+        for at in [np.flatnonzero(split == name)]
+    }

@@ -1,0 +1,70 @@
+"""Pooled features of a simulated corpus, computed once: the encoder is frozen, so no step of training needs it again.
+
+Beside each shard `clips-00000.parquet` a file `clips-00000.features.npy`: float16 [clips, 2, layers, tokens, width], of
+the degraded clip and of its reference. The reference is laid as the aligner leaves it: up to 10 ms off, and now and then
+(`WRONG`) another clip's, so that the model learns how far to trust it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile as sf
+import torch
+from torch import Tensor
+
+from sqllm.audio import RATE
+from sqllm.model.encoder import AudioEncoder, bucket_length
+
+WRONG = 0.04
+OFF = RATE // 100
+
+
+def features_path(shard: Path) -> Path:
+    return shard.with_suffix(".features.npy")
+
+
+def samples(flac: bytes) -> np.ndarray:
+    return sf.read(io.BytesIO(flac), dtype="float32")[0]
+
+
+@torch.inference_mode()
+def encode(encoder: AudioEncoder, x: np.ndarray) -> Tensor:
+    """Pooled features [layers, tokens, width] of one window, float32 [n]."""
+    padded = torch.zeros(1, bucket_length(len(x)))
+    padded[0, : len(x)] = torch.from_numpy(x)
+    return encoder(padded, torch.tensor([len(x)]))[0]
+
+
+def laid(references: list[np.ndarray], i: int, rng: np.random.Generator) -> np.ndarray:
+    """The reference of clip i, as the aligner may leave it."""
+    x, n = references[i], len(references[i])
+    if rng.random() < WRONG:
+        x = np.resize(references[rng.integers(len(references))], n)
+    shift = int(rng.integers(-OFF, OFF + 1)) if rng.random() < 0.5 else 0
+    return np.roll(x, shift)
+
+
+def prepare(encoder: AudioEncoder, corpus: Path, worker: int = 0, workers: int = 1) -> int:
+    """Compute what is missing of this worker's shards; how many were made."""
+    made = 0
+    for number, shard in enumerate(sorted(corpus.glob("clips-*.parquet"))):
+        path = features_path(shard)
+        if number % workers != worker or path.exists():
+            continue
+        table = pq.read_table(shard, columns=["index", "audio", "reference"]).to_pylist()
+        references = [samples(row["reference"]) for row in table]
+        out = np.empty((len(table), 2, encoder.depth, encoder.tokens, encoder.width), np.float16)
+        for i, row in enumerate(table):
+            rng = np.random.default_rng([row["index"], 0])
+            for j, x in enumerate((samples(row["audio"]), laid(references, i, rng))):
+                out[i, j] = encode(encoder, x).float().numpy()
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, out)
+        os.replace(temporary, path)
+        made += 1
+    return made

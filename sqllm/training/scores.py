@@ -1,0 +1,69 @@
+"""First the scores: projector, score norm and the LoRA of the layers below `score_layers` learn the answer tree.
+
+The loss is the cross-entropy between the tree's 41 leaves and a panel's distribution (`soft_target` of mean and spread);
+what is said off the leaves counts against it. A batch is single- or double-ended, and may hold a second listener beside
+the panel, whose targets follow his profile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sqllm import DIMENSIONS
+from sqllm.corpus.profiles import Profile, load_profiles
+from sqllm.model import store
+from sqllm.model.scoring import moments, soft_target
+from sqllm.model.speech_quality_llm import SpeechQualityLLM
+from sqllm.training.data import Clips
+from sqllm.training.loop import fit
+
+
+def targets(clips: Clips, at: np.ndarray, profile: Profile | None) -> Tensor:
+    """[k, 5, 41] of the panel, or of one listener."""
+    mean, std = clips.mean[at], clips.std[at]
+    if profile:
+        mean, std = profile.target(mean, std)
+    return soft_target(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+
+
+def train(
+    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, steps: int, batch: int = 8, lr: float = 5e-4,
+    double_ended: float = 0.3, listeners: float = 0.4,
+) -> None:  # fmt: skip
+    """Train in place, with checkpoints in `out`."""
+    clips, profiles = data["train"], [p for p in load_profiles().values() if p.trained]
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        at = rng.integers(len(clips), size=batch)
+        heard = [None]  # the panel
+        if rng.random() < listeners:
+            heard.append(profiles[rng.integers(len(profiles))])
+        reference = clips.features(at, reference=True) if rng.random() < double_ended else None
+        log = model.score(clips.features(at), reference, [p.words if p else "" for p in heard])
+        target = torch.stack([targets(clips, at, p) for p in heard], dim=1)
+        return -(target.to(log.device) * log).sum(-1).mean()
+
+    store.mark_trainable(model, "scores")
+    fit(model, loss, out / "scores.pt", steps, lr, seed=1, validate=lambda: validate(model, data["val"]))
+    store.mark_trainable(model)
+
+
+@torch.inference_mode()
+def validate(model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int = 16) -> dict[str, float]:
+    """Pearson r of each dimension on unseen speakers, and the mean mass on the leaves."""
+    model.eval()
+    means, masses = [], []
+    for first in range(0, min(most, len(clips)), batch):
+        at = np.arange(first, min(first + batch, most, len(clips)))
+        with torch.autocast(model.device.type, torch.bfloat16):
+            mean, _, mass = moments(model.score(clips.features(at)))
+        means.append(mean[:, 0])
+        masses.append(mass)
+    model.train()
+    got, true = torch.cat(means).cpu().numpy(), clips.mean[: min(most, len(clips))]
+    out = {f"r_{d}": np.corrcoef(got[:, i], true[:, i])[0, 1] for i, d in enumerate(DIMENSIONS)}
+    return out | {"mae_mos": np.abs(got[:, 0] - true[:, 0]).mean(), "mass": float(torch.cat(masses).mean())}
