@@ -120,8 +120,10 @@ def score(
 ) -> None:
     """Score recordings into DIR/scores (Parquet), a row for each recording and channel."""
     from pipelines.sources import find
+    from sqllm.model.config import trained
 
     _profile(profile)
+    trained(model)
     recordings = find(source, reference, limit)
     unpaired = recordings["reference_uri"].null_count if reference else 0
     if unpaired:
@@ -184,6 +186,29 @@ def show(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --ou
     from pipelines.summary import show as show_summary
 
     show_summary(directory, _console())
+
+
+@app.command()
+def train(
+    corpus: Annotated[
+        Path, typer.Argument(metavar="CORPUS", help="Shards that `python -m sqllm.corpus.simulate` made.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", show_default=False, help="The model, and checkpoints to go on from.")
+    ],
+    base: Annotated[str, typer.Option(metavar="PRESET|DIR", help="Configuration and base models.")] = "embedded",
+    score_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to score.")] = 2000,
+    word_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to answer in words.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Clips in a step.")] = 8,
+    lr: Annotated[
+        float, typer.Option(min=0, help="Learning rate of LoRA; the projector's is three times that.")
+    ] = 5e-4,
+) -> None:
+    """Train a model in this process; interrupted, it goes on from its last checkpoint."""
+    from sqllm.model.config import resolve
+    from sqllm.training import train as run
+
+    print(f"trained: {run(corpus, resolve(base), out, score_steps, word_steps, batch, lr)}")
 
 
 @app.command()

@@ -68,7 +68,10 @@ def votes(predictor: Predictor, args: argparse.Namespace) -> dict:
     got, truth, condition = (np.array(x) for x in zip(*[s for s in scored if s[0] is not None], strict=True))
     rng = np.random.default_rng(1)
     shuffled = [np.corrcoef(got[rng.permutation(len(got))], truth)[0, 1] for _ in range(SHUFFLES)]
-    result = {"unscored": len(rows) - len(got), "per_clip": agreement(got, truth, condition if args.condition else None)}
+    result = {
+        "unscored": len(rows) - len(got),
+        "per_clip": agreement(got, truth, condition if args.condition else None),
+    }
     if args.condition:
         names = np.unique(condition)
         means = np.array([[x[condition == name].mean() for name in names] for x in (got, truth)])

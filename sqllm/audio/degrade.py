@@ -199,7 +199,7 @@ def jump(x, rng, src, per_second=0.5, length_ms=80.0, mode="skip"):
 def echo(x, rng, src, delay_ms=150.0, gain_db=-12.0):
     d = int(RATE * delay_ms / 1000)
     y = x.copy()
-    y[d:] += 10 ** (gain_db / 20) * x[: len(x) - d]
+    y[d:] += 10 ** (gain_db / 20) * x[: max(len(x) - d, 0)]
     return y, []
 
 
@@ -301,11 +301,29 @@ def _amr(x: np.ndarray, kbps: float) -> np.ndarray:
 
 KINDS: dict[str, Callable] = {
     f.__name__: f
-    for f in (noise, babble, talker, band, clipping, loss, chop, jump, echo, mnru, reverb, level, fading, suppress, codec)
+    for f in (
+        noise,
+        babble,
+        talker,
+        band,
+        clipping,
+        loss,
+        chop,
+        jump,
+        echo,
+        mnru,
+        reverb,
+        level,
+        fading,
+        suppress,
+        codec,
+    )
 }
 
 
-def apply(x: np.ndarray, chain: list[Impairment], rng: np.random.Generator, sources: Sources | None = None) -> np.ndarray:
+def apply(
+    x: np.ndarray, chain: list[Impairment], rng: np.random.Generator, sources: Sources | None = None
+) -> np.ndarray:
     """Degraded float32 samples of the same length; fills each impairment's `spans`. Values past full scale are clipped,
     as a recorder would."""
     for step in chain:

@@ -105,11 +105,12 @@ def load(folder: str, longest_s: float = 15.0) -> dict[str, np.ndarray]:
 
 
 def speakers_of(path: str | None) -> dict[str, str]:
-    """File name -> speaker, from a CSV with columns path and speaker."""
+    """Path, and the file's name alone, -> speaker, from a CSV with columns path and speaker."""
     if path is None:
         return {}
     with open(path, encoding="utf-8") as file:
-        return {Path(row["path"]).name: row["speaker"] for row in csv.DictReader(file) if row["speaker"]}
+        found = {row["path"]: row["speaker"] for row in csv.DictReader(file) if row["speaker"]}
+    return {Path(name).name: speaker for name, speaker in found.items()} | found
 
 
 class Pool:
@@ -134,7 +135,9 @@ class Pool:
             self.weights[split] = w / w.sum() if len(w) else w
 
     def speaker(self, name: str) -> str:
-        return self.speakers.get(name, Path(name).parent.name or name.split("-")[0])
+        """By the table, under the whole name or the file's own; else the folder, or what stands before a dash."""
+        known = self.speakers.get(name) or self.speakers.get(Path(name).name)
+        return known or Path(name).parent.name or name.split("-")[0]
 
     def clip(self, seed: int, index: int) -> dict:
         """Clip number `index`: arrays `audio` and `reference`, chain, ratings, speaker, split."""
@@ -195,7 +198,10 @@ def main() -> None:
             clip = pool.clip(args.seed, index)
             if teachers:
                 clip |= teachers.rate(clip["audio"], clip["reference"])
-            chain = [{"kind": s.kind, "params": s.params, "spans": [[float(a), float(b)] for a, b in s.spans]} for s in clip["chain"]]
+            chain = [
+                {"kind": s.kind, "params": s.params, "spans": [[float(a), float(b)] for a, b in s.spans]}
+                for s in clip["chain"]
+            ]
             rows.append(clip | {"audio": flac(clip["audio"]), "reference": flac(clip["reference"]),
                                 "chain": json.dumps(chain), "severities": json.dumps(clip["severities"])})  # fmt: skip
         pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".tmp"))

@@ -69,3 +69,25 @@ PRESETS = {
         encoder="openai/whisper-large-v2", language_model="meta-llama/Llama-3.1-8B-Instruct", quantization="nf4"
     ),
 }
+
+PRESET_ROOT = Path(__file__).parent.parent / "presets"
+TRAINED = "trained.safetensors"
+
+
+def resolve(name: str | Path) -> Path:
+    """The directory of a model: a path, or the name of a model that ships with the package."""
+    for path in (Path(name), PRESET_ROOT / str(name)):
+        if (path / "config.json").is_file():
+            return path
+    shipped = ", ".join(sorted(p.name for p in PRESET_ROOT.iterdir())) if PRESET_ROOT.is_dir() else "none"
+    if str(name) in PRESETS:
+        raise UsageError(f"the preset {str(name)!r} has no trained weights to ship: train it, then give its directory")
+    raise UsageError(f"no model {str(name)!r}: give a model directory, or one of those that ship: {shipped}")
+
+
+def trained(name: str | Path) -> Path:
+    """The directory of a model that may give scores."""
+    directory = resolve(name)
+    if not (directory / TRAINED).is_file():
+        raise UsageError(f"{directory} has no {TRAINED}: a model that was never trained gives no scores")
+    return directory

@@ -112,12 +112,12 @@ class AnswerTree:
     def leaves(self, logits_BRV: Tensor) -> Tensor:
         """Log probabilities of the leaves, [B, listeners, questions, 41], from the logits at `rows`. Not renormalised:
         what their sum lacks to 1 is the probability of saying something else."""
-        log = logits_BRV.float().log_softmax(-1)
-        n = self.question_rows_LQ.numel()
-        digit_ids, shape = self.digit_ids_10.to(log.device), self.question_rows_LQ.shape
-        first_BQ5 = log[:, :n][..., digit_ids[1:6]]
-        point_BQ5 = log[:, n : 6 * n, self.point_id].unflatten(1, (n, 5))
-        second_BQ5K = log[:, 6 * n :][..., digit_ids].unflatten(1, (n, 5))
+        ids = torch.cat([self.digit_ids_10, torch.tensor([self.point_id])]).to(logits_BRV.device)
+        log = logits_BRV[..., ids].float() - logits_BRV.float().logsumexp(-1, keepdim=True)
+        n, shape = self.question_rows_LQ.numel(), self.question_rows_LQ.shape
+        first_BQ5 = log[:, :n, 1:6]
+        point_BQ5 = log[:, n : 6 * n, 10].unflatten(1, (n, 5))
+        second_BQ5K = log[:, 6 * n :, :10].unflatten(1, (n, 5))
         joint = (first_BQ5 + point_BQ5)[..., None] + second_BQ5K
         return joint.flatten(2)[..., :41].unflatten(1, shape)
 

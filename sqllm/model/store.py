@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -33,24 +34,13 @@ from transformers import (
 
 from sqllm.errors import UsageError
 from sqllm.model import pack
-from sqllm.model.config import ModelConfig
+from sqllm.model.config import TRAINED, ModelConfig, resolve, trained
 from sqllm.model.encoder import AudioEncoder
 from sqllm.model.language import LanguageModel
+from sqllm.model.prompt import INSTRUCTION, QUESTIONS, RATE
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 
-PRESET_ROOT = Path(__file__).parent.parent / "presets"
-PREPROCESSING = 1  # raise it when the way from bytes to features, or the prompt, changes scores
-
-
-def resolve(name: str | Path) -> Path:
-    """The directory of a model: a path, or the name of a model that ships with the package."""
-    for path in (Path(name), PRESET_ROOT / str(name)):
-        if (path / "config.json").is_file():
-            return path
-    shipped = ", ".join(sorted(p.name for p in PRESET_ROOT.iterdir())) if PRESET_ROOT.is_dir() else "none"
-    if str(name) in ("paper", "paper-whisper"):
-        raise UsageError(f"the preset {name!r} has no trained weights to ship: train it, then give its directory")
-    raise UsageError(f"no model {str(name)!r}: give a model directory, or one of those that ship: {shipped}")
+PREPROCESSING = 1  # raise it when the way from bytes to features changes scores
 
 
 def _base_path(name: str, directory: Path | None) -> Path | str:
@@ -187,14 +177,17 @@ def base_hashes(config: ModelConfig, directory: Path | None) -> dict[str, dict[s
     return out
 
 
-def save(model: SpeechQualityLLM, directory: str | Path, source: Path | None = None, dtype=torch.float32) -> Path:
-    """Write configuration and trained weights; `source` is the directory that the base models' names are relative to."""
+def save(model: SpeechQualityLLM, directory: str | Path, source: Path | None = None, dtype=torch.float16) -> Path:
+    """Write configuration and trained weights. Base models that lie inside `source` are copied: the directory is whole."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model.config.save(directory)
+    for name in (model.config.encoder, model.config.language_model):
+        if source and (source / name).is_dir() and (source / name).resolve() != (directory / name).resolve():
+            shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
     state = {n: p.to(dtype).contiguous().cpu() for n, p in trained_state(model).items()}
-    save_file(state, directory / "trained.safetensors")
-    (directory / "base.json").write_text(json.dumps(base_hashes(model.config, source or directory), indent=2) + "\n")
+    save_file(state, directory / TRAINED)
+    (directory / "base.json").write_text(json.dumps(base_hashes(model.config, directory), indent=2) + "\n")
     return directory
 
 
@@ -202,11 +195,8 @@ def load(
     name: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, merge: bool = True
 ) -> SpeechQualityLLM:
     """A trained model, ready to score. UsageError where it is incomplete or belongs to other base weights."""
-    directory = resolve(name)
+    directory = trained(name)
     config = ModelConfig.load(directory)
-    weights = directory / "trained.safetensors"
-    if not weights.is_file():
-        raise UsageError(f"{directory} has no trained.safetensors: a model that was never trained gives no scores")
     expected = json.loads((directory / "base.json").read_text())
     found = base_hashes(config, directory)
     for what, hashes in expected.items():
@@ -214,7 +204,7 @@ def load(
             if file in found[what] and found[what][file] != digest:
                 raise UsageError(f"{directory} was trained on another {what}: {file} differs from the one it names")
     model = create(config, directory, torch.float32 if merge and not config.quantization else dtype)
-    load_trained(model, load_file(weights))
+    load_trained(model, load_file(directory / TRAINED))
     if merge and not config.quantization:
         model.language.merge_lora()
     return cast(model, dtype).to(device).eval().requires_grad_(False)
@@ -233,8 +223,9 @@ def cast(model: SpeechQualityLLM, dtype: torch.dtype) -> SpeechQualityLLM:
 def fingerprint(name: str | Path) -> str:
     """Twelve hexadecimal digits that change whenever scores may: configuration, bases, trained weights, preprocessing."""
     directory = resolve(name)
-    parts = [str(PREPROCESSING), (directory / "config.json").read_text(), (directory / "base.json").read_text()]
-    parts.append(file_hash(directory / "trained.safetensors"))
+    parts = [str(PREPROCESSING), INSTRUCTION, RATE, *QUESTIONS.values()]
+    parts += [(directory / "config.json").read_text(), (directory / "base.json").read_text()]
+    parts.append(file_hash(directory / TRAINED))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

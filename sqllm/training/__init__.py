@@ -1,4 +1,52 @@
-"""Training in one process: pooled features once (`features`), then scores (`scores`), then words (`words`).
+"""Training in one process, from a simulated corpus to a model directory.
 
-python -m sqllm.training features|scores|words|finish ... (see `__main__`)
+1. `features`: the frozen encoder hears every clip once; what the projector needs of it is kept beside the corpus.
+2. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions.
+3. `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sqllm.errors import UsageError
+from sqllm.model import store
+from sqllm.model.config import ModelConfig
+from sqllm.training import features, scores, words
+from sqllm.training.data import read
+
+
+def train(
+    corpus: Path,
+    bases: Path,
+    out: Path,
+    score_steps: int,
+    word_steps: int,
+    batch: int = 8,
+    lr: float = 5e-4,
+    seed: int = 1,
+) -> Path:
+    """Train a model on the shards of `sqllm.corpus.simulate` and write it to `out`.
+
+    `bases` is a directory with the configuration and the base models. Prints a line of JSON now and then; checkpoints lie
+    in `out`, and a run that was cut off goes on from them. UsageError where the corpus or the configuration does not do.
+    """
+    config = ModelConfig.load(bases)
+    if config.encoder_training != "frozen":
+        raise UsageError(
+            f"encoder_training is {config.encoder_training!r}: this loop trains with a frozen encoder only"
+        )
+    if not any(corpus.glob("clips-*.parquet")):
+        raise UsageError(f"no shards clips-*.parquet in {corpus}: `python -m sqllm.corpus.simulate --help` makes them")
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    encoder = store.load_encoder(config, bases).eval()
+    encoder.model.to(torch.bfloat16)
+    features.prepare(encoder, corpus)
+    data = read(corpus)
+    model = store.create(config, bases, torch.bfloat16).train()
+    scores.train(model, data, out, score_steps, batch, lr)
+    words.train(model, data, out, word_steps, max(1, batch // 4), lr=lr)
+    return store.save(model, out, bases)

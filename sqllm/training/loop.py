@@ -6,6 +6,7 @@ Step k draws from a generator seeded with (seed, k), so that a run that was cut 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def fit(
     warmup = min(100, steps // 10 + 1)
 
     def factor(step: int) -> float:
-        return min((step + 1) / warmup, 0.02 + 0.49 * (1 + np.cos(np.pi * min(step / steps, 1))))
+        return min((step + 1) / warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * min(step / steps, 1))))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
     start = 0

@@ -105,7 +105,7 @@ def test_blocks_do_not_matter():
 def test_words():
     facts = measure(np.clip(np.rint(32768 * syllables()), -32768, 32767).astype(np.int16))
     facts["dropouts"] = [{"start_s": s, "end_s": s + 0.1} for s in (2.1, 5.0)]
-    assert describe(facts).endswith("dropouts at 2.1-2.2 s, 5.0-5.1 s")
+    assert describe(facts).endswith("dropouts at 2.10-2.20 s, 5.00-5.10 s")
     facts["dropouts"] *= 3
     assert describe(facts).endswith(" and 2 more")
     facts["dropouts"] = []

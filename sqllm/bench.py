@@ -1,0 +1,80 @@
+"""`sqllm bench`: how fast the model is on one core (or on a GPU), side by side in one run."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from sqllm.model import store
+from sqllm.predictor import BATCH, Predictor
+from sqllm.recording import RATE, WINDOW_S
+
+REPEATS = 5
+
+
+def speech_like(windows: int) -> list[np.ndarray]:
+    """Noise in syllables, int16: speed does not depend on what is said."""
+    rng = np.random.default_rng(0)
+    t = np.arange(int(WINDOW_S * RATE)) / RATE
+    envelope = np.clip(np.sin(2 * np.pi * 3 * t), 0, 1)
+    return [
+        (3000 * envelope * rng.standard_normal(len(t))).clip(-32768, 32767).astype(np.int16) for _ in range(windows)
+    ]
+
+
+def seconds_per_window(predictor: Predictor, windows: list[np.ndarray], paired: bool) -> float:
+    """The median of a few runs, the first left out."""
+    references = windows if paired else None
+    took = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        predictor.score_windows(windows, references)
+        if predictor.model.device.type == "cuda":
+            torch.cuda.synchronize()
+        took.append((time.perf_counter() - start) / len(windows))
+    return float(np.median(took[1:]))
+
+
+def run(model: str = "embedded", device: str = "auto", dtype: str = "auto", threads: int = 1) -> None:
+    """Print windows per second and times real time: the answer tree, double-ended, and generate-and-parse."""
+    from rich.console import Console
+    from rich.table import Table
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    predictor = Predictor.load(model, device, dtype)
+    loaded = time.perf_counter() - start
+    module = predictor.model
+    weights = next(module.projector.parameters()).dtype
+    console = Console()
+    where = f"{threads} thread" + "s" * (threads > 1) if module.device.type == "cpu" else torch.cuda.get_device_name()
+    console.print(
+        f"{model} {predictor.fingerprint} on {where}, {str(weights).removeprefix('torch.')}, "
+        f"{module.config.audio_tokens} audio tokens, scores after {module.config.score_layers or 'all'} layers, "
+        f"{len(module.tree(('',)))} tokens in the tree, batches of {BATCH[module.device.type]}; loaded in {loaded:.1f} s",
+        highlight=False,
+    )
+    table = Table("five dimensions of a 10 s window", *("ms", "windows/s", "x real time"))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    windows = speech_like(2 * BATCH[module.device.type])
+    for name, mode, paired in (
+        ("answer tree, single-ended", "tree", False),
+        ("answer tree, double-ended", "tree", True),
+        ("generate and parse, single-ended", "generate", False),
+    ):
+        predictor.mode = mode
+        s = seconds_per_window(predictor, windows, paired)
+        table.add_row(name, f"{1000 * s:.0f}", f"{1 / s:.2f}", f"{WINDOW_S / s:.1f}")
+    console.print(table)
+    console.print(
+        f"[dim]model directory: {store.resolve(model)}, {size_mb(model):.0f} MB[/]", highlight=False, soft_wrap=True
+    )
+    torch.set_num_threads(before)
+
+
+def size_mb(model: str) -> float:
+    return sum(f.stat().st_size for f in store.resolve(model).rglob("*") if f.is_file()) / 1e6
