@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqllm.errors import UsageError
 from sqllm import DIMENSIONS
+from sqllm.errors import UsageError
 
 SHOWN = 20  # rows of the table
 SUMMARY = "summary.json"

@@ -54,7 +54,8 @@ def run(model: str = "embedded", device: str = "auto", dtype: str = "auto", thre
     console.print(
         f"{model} {predictor.fingerprint} on {where}, {str(weights).removeprefix('torch.')}, "
         f"{module.config.audio_tokens} audio tokens, scores after {module.config.score_layers or 'all'} layers, "
-        f"{len(module.tree(('',)))} tokens in the tree, batches of {BATCH[module.device.type]}; loaded in {loaded:.1f} s",
+        f"{len(module.tree(('',)))} tokens in the tree, batches of {BATCH[module.device.type]}; "
+        f"loaded in {loaded:.1f} s",
         highlight=False,
     )
     table = Table("five dimensions of a 10 s window", *("ms", "windows/s", "x real time"))

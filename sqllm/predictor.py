@@ -1,4 +1,7 @@
-"""`Predictor`, the only way to a score: notebook, batch job, endpoint and evaluation call it, so they cannot disagree."""
+"""`Predictor`, the only way to a score.
+
+Notebook, batch job, endpoint and evaluation call it, so they cannot disagree.
+"""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def fading(x, rng, src, depth_db=20.0, period_s=2.0):
 
 def suppress(x, rng, src, strength=2.0, floor_db=-25.0):
     """A crude noise suppressor (spectral subtraction): musical noise and eaten speech."""
-    f, t, spec = signal.stft(x, RATE, nperseg=512)
+    _, _, spec = signal.stft(x, RATE, nperseg=512)
     power = np.abs(spec) ** 2
     floor = np.quantile(power, 0.3, axis=1, keepdims=True) * 3
     gain = np.sqrt(np.maximum(1 - strength * floor / (power + 1e-12), 10 ** (floor_db / 10)))
@@ -259,7 +259,10 @@ NARROWBAND = {"opus-nb", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr"}
 
 
 def codec(x, rng, src, name="opus", squeeze=0.5, kbps=12.2):
-    """A real coder and decoder: soundfile's, or AMR-NB from PyAV. `squeeze` in [0, 0.99], the most is the lowest rate."""
+    """A real coder and decoder: soundfile's, or AMR-NB from PyAV.
+
+    `squeeze` in [0, 0.99], the most is the lowest rate.
+    """
     if name == "amr":
         return _fit(_amr(x, kbps), len(x)), []
     container, subtype, rate = _SOUNDFILE_CODECS[name]

@@ -62,7 +62,8 @@ def parse(text: str) -> dict[str, float] | None:
 
 
 def main(path: str) -> None:
-    rows = [r for r in csv.DictReader(open(path, encoding="utf-8")) if "LIVETALK" not in r["set"]]
+    with open(path, encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if "LIVETALK" not in r["set"]]
     used = [(p, r) for r in rows if (p := parse(r["con_description"])) is not None]
     names = sorted({n for p, _ in used for n in p})
     a = np.array([[p.get(n, 0.0) for n in names] for p, _ in used])

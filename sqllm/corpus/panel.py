@@ -1,5 +1,8 @@
-"""Teachers of mos for simulated clips: DistillMOS (MIT) on the degraded signal, PESQ (ITU-T P.862.2) against the clean
-one. Both are blind to level, so the level term comes from `sqllm.corpus.ratings`. Needs `pip install 'sqllm[label]'`."""
+"""Teachers of mos for simulated clips.
+
+DistillMOS (MIT) on the degraded signal, PESQ (ITU-T P.862.2) against the clean one. Both are blind to level, so the
+level term comes from `sqllm.corpus.ratings`. Needs `pip install 'sqllm[label]'`.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """What listeners would say: impairment parameters -> expected mos, noi, col, dis, loud.
 
 Each impairment has one or more severities (`severities`), zero where it cannot be heard. Impairments act together as
-factors: score = 1 + (clean - 1) * exp(-sum of weight * severity). In the logarithm that is linear, so that the weights of
-the kinds that occur in the human-rated conditions of the NISQA test sets are a non-negative least-squares fit
-(`python -m sqllm.corpus.calibrate CONDITIONS.csv` prints the table below and its residuals). Kinds without a human-rated
-condition (marked `assumed`) borrow the weights of their nearest relative.
+factors: score = 1 + (clean - 1) * exp(-sum of weight * severity). In the logarithm that is linear, so that the weights
+of the kinds that occur in the human-rated conditions of the NISQA test sets are a non-negative least-squares fit
+(`python -m sqllm.corpus.calibrate CONDITIONS.csv` prints the table below and its residuals). Kinds without a
+human-rated condition (marked `assumed`) borrow the weights of their nearest relative.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from sqllm import DIMENSIONS
 from sqllm.audio.degrade import NARROWBAND, Impairment
-
 
 CLEAN = {"mos": 4.6, "noi": 4.5, "col": 4.4, "dis": 4.45, "loud": 4.45}
 
@@ -114,5 +113,5 @@ def expected(found: dict[str, float]) -> dict[str, float]:
 
 
 def spread(mean: np.ndarray) -> np.ndarray:
-    """Standard deviation of single listeners around a mean rating: the fit to the 178 conditions, whose RMSE is 0.10."""
+    """Standard deviation of single listeners around a mean rating: the fit to the 178 conditions (RMSE 0.10)."""
     return 0.34 * np.sqrt(np.clip((mean - 0.7) * (5.3 - mean), 0.05, None))

@@ -1,9 +1,12 @@
-"""Draw a rated corpus from clean speech: `python -m sqllm.corpus.simulate --speech DIR --noise DIR --out DIR --clips N`.
+"""Draw a rated corpus from clean speech.
 
-Clip `i` depends on the seed and on `i` alone, so that workers may divide the numbers as they like (`--worker k/n`) and a
-run goes on where it stopped. A shard is a Parquet file of `SHARD` clips: `audio` and `reference` as FLAC bytes (16 kHz
-mono, same length, sample-aligned), the chain as JSON with spans, the expected ratings (`sqllm.corpus.ratings`), the
-measured teachers (`sqllm.corpus.panel`), speaker and split. Speakers and noises of the split "val" are never in "train".
+Run `python -m sqllm.corpus.simulate --speech DIR --noise DIR --out DIR --clips N`.
+
+Clip `i` depends on the seed and on `i` alone, so that workers may divide the numbers as they like (`--worker k/n`)
+and a run goes on where it stopped. A shard is a Parquet file of `SHARD` clips: `audio` and `reference` as FLAC
+bytes (16 kHz mono, same length, sample-aligned), the chain as JSON with spans, the expected ratings
+(`sqllm.corpus.ratings`), the measured teachers (`sqllm.corpus.panel`), speaker and split. Speakers and noises of
+the split "val" are never in "train".
 """
 
 from __future__ import annotations
@@ -23,11 +26,16 @@ import soundfile as sf
 import soxr
 
 from sqllm.audio.degrade import RATE, Impairment, Sources, active_mask, apply, to_level
+from sqllm.audio.io import av
 from sqllm.corpus import ratings
+from sqllm.errors import UsageError
 
 SHARD = 50
 VAL_EVERY = 12  # every 12th clip is a validation clip
-STAGES = "reverb noise babble talker fading clipping suppress band codec mnru loss chop jump echo level".split()
+STAGES = [
+    "reverb", "noise", "babble", "talker", "fading", "clipping", "suppress", "band", "codec",
+    "mnru", "loss", "chop", "jump", "echo", "level",
+]  # fmt: skip
 CODECS = ["opus", "opus", "opus-nb", "vorbis", "mp3", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "amr", "amr"]
 SHARES = {  # how often a kind is drawn, relative
     "noise": 5, "babble": 1.5, "talker": 1, "reverb": 1.5, "fading": 0.8, "clipping": 2, "suppress": 1.2, "band": 2.5,
@@ -44,7 +52,8 @@ def draw(kind: str, rng: np.random.Generator) -> Impairment:
     """One impairment of this kind with parameters from just audible to severe."""
     u = rng.uniform
     params: dict = {
-        "noise": lambda: {"snr_db": u(-3, 38), "colour": str(rng.choice(["recorded"] * 6 + ["white", "pink", "brown"]))},
+        "noise": lambda: {"snr_db": u(-3, 38),
+                          "colour": str(rng.choice(["recorded"] * 6 + ["white", "pink", "brown"]))},
         "babble": lambda: {"snr_db": u(0, 30), "voices": int(rng.integers(3, 8))},
         "talker": lambda: {"snr_db": u(-2, 25)},
         "reverb": lambda: {"rt60_s": u(0.2, 1.6), "wet_db": u(-12, 6)},
@@ -61,7 +70,8 @@ def draw(kind: str, rng: np.random.Generator) -> Impairment:
         "loss": lambda: {"rate": float(np.exp(u(np.log(0.01), np.log(0.4)))), "burst": u(1, 5),
                          "frame_ms": int(rng.choice([10, 20, 20, 20, 40, 60])),
                          "conceal": str(rng.choice(["zero", "repeat", "fade", "fade"]))},
-        "chop": lambda: {"rate": float(np.exp(u(np.log(0.005), np.log(0.35)))), "gap_ms": float(np.exp(u(np.log(10), np.log(400))))},
+        "chop": lambda: {"rate": float(np.exp(u(np.log(0.005), np.log(0.35)))),
+                         "gap_ms": float(np.exp(u(np.log(10), np.log(400))))},
         "jump": lambda: {"per_second": u(0.1, 4), "length_ms": u(20, 250), "mode": str(rng.choice(["skip", "repeat"]))},
         "echo": lambda: {"delay_ms": u(30, 400), "gain_db": u(-30, -3)},
         "level": lambda: {"gain_db": u(-32, 12)},
@@ -125,6 +135,11 @@ class Pool:
         self.noises = {
             split: [x for n, x in noises.items() if is_val(n) == (split == "val")] for split in ("train", "val")
         }
+        for split, names in self.names.items():
+            if not names:
+                raise UsageError(
+                    f"no speaker of {speech} falls to {split}: give more speakers (about one in ten is val)"
+                )
         # by speaker first: a speaker with many clips is not heard more often than the others by more than their root
         self.weights = {}
         for split, names in self.names.items():
@@ -159,13 +174,23 @@ class Pool:
         lost = gap_share(chain, clean)
         found = ratings.severities(chain, lost)
         return {"index": index, "split": split, "speaker": self.speaker(name), "source": name, "audio": audio,
-                "reference": clean, "chain": chain, "lost": lost, "severities": found, **ratings.expected(found)}  # fmt: skip
+                "reference": clean, "chain": chain, "lost": lost, "severities": found,
+                **ratings.expected(found)}  # fmt: skip
 
 
 def flac(x: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     sf.write(buffer, x, RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def row(clip: dict) -> dict:
+    """A clip as a row of a shard."""
+    chain = [
+        {"kind": s.kind, "params": s.params, "spans": [[float(a), float(b)] for a, b in s.spans]} for s in clip["chain"]
+    ]
+    packed = {"chain": json.dumps(chain), "severities": json.dumps(clip["severities"])}
+    return clip | packed | {"audio": flac(clip["audio"]), "reference": flac(clip["reference"])}
 
 
 def main() -> None:
@@ -180,6 +205,8 @@ def main() -> None:
     parser.add_argument("--worker", default="0/1", help="k/n: this process makes shards k, k+n, k+2n, ...")
     parser.add_argument("--no-panel", action="store_true", help="skip the teachers of mos")
     args = parser.parse_args()
+    if av is None:
+        parser.error("the simulator's AMR codec needs PyAV: pip install 'sqllm[av]'")
     worker, workers = map(int, args.worker.split("/"))
     pool = Pool(args.speech, args.noise, args.rooms, speakers_of(args.speakers))
     teachers = None
@@ -198,12 +225,7 @@ def main() -> None:
             clip = pool.clip(args.seed, index)
             if teachers:
                 clip |= teachers.rate(clip["audio"], clip["reference"])
-            chain = [
-                {"kind": s.kind, "params": s.params, "spans": [[float(a), float(b)] for a, b in s.spans]}
-                for s in clip["chain"]
-            ]
-            rows.append(clip | {"audio": flac(clip["audio"]), "reference": flac(clip["reference"]),
-                                "chain": json.dumps(chain), "severities": json.dumps(clip["severities"])})  # fmt: skip
+            rows.append(row(clip))
         pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
         print(path.name, flush=True)

@@ -36,7 +36,10 @@ def continue_greedily(model: SpeechQualityLLM, x_BSD: Tensor, tokens: int, score
 def answer(
     model: SpeechQualityLLM, audio: Tensor, reference: Tensor | None, context: str, question: str
 ) -> Iterator[str]:
-    """Words about one window, piece by piece. `audio`, `reference`: pooled features [1, ...]; `context`: what is `known`."""
+    """Words about one window, piece by piece.
+
+    `audio`, `reference`: pooled features [1, ...]; `context`: what is `known`.
+    """
     prompt = model.prompt
     segments = [*prompt.audio(reference is not None), prompt.context(context), prompt.question(question)]
     ids: list[int] = []

@@ -88,6 +88,7 @@ def resolve(name: str | Path) -> Path:
 def trained(name: str | Path) -> Path:
     """The directory of a model that may give scores."""
     directory = resolve(name)
-    if not (directory / TRAINED).is_file():
-        raise UsageError(f"{directory} has no {TRAINED}: a model that was never trained gives no scores")
+    for name in (TRAINED, "base.json"):
+        if not (directory / name).is_file():
+            raise UsageError(f"{directory} has no {name}: a model that was never trained gives no scores")
     return directory

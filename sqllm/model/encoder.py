@@ -3,9 +3,9 @@
 `AudioEncoder.forward` gives the hidden states of every layer, each normalised per frame, pooled to audio tokens: the
 input of the projector. Pooling here and weighting the layers later commute, so that training can keep pooled features.
 
-Short clips: Whisper attends over padding whatever one does, so a clip is cut to its own length, rounded up to a second
-(`BUCKET_S`; its position table is sliced), and the rest of that second is excluded at pooling. AST has a fixed number of
-patches: the patches past the end of the clip are excluded at pooling.
+Short clips: a clip of Whisper is cut to its own length, rounded up to a second (`BUCKET_S`; the position table is
+sliced), and the rest of that second is excluded from attention and from pooling. AST has a fixed number of patches, as
+it was trained: those past the end of the clip are excluded at pooling only.
 """
 
 from __future__ import annotations
@@ -69,10 +69,8 @@ class AudioEncoder(nn.Module):
             states, valid = self._ast(x_BS, lengths_B)
         else:
             states, valid = self._whisper(x_BS, lengths_B)
-        if self.layers == "all":
-            states = [nn.functional.layer_norm(h, h.shape[-1:]) for h in states]
-        else:
-            states = states[-1:]
+        every = self.layers == "all"
+        states = [nn.functional.layer_norm(h, h.shape[-1:]) for h in states] if every else states[-1:]
         pool_BNT = pooling(valid, states[0].shape[1], self.tokens).to(states[0].dtype)
         return torch.stack([pool_BNT @ h for h in states], dim=1)
 
@@ -82,12 +80,19 @@ class AudioEncoder(nn.Module):
         h = nn.functional.gelu(m.conv1(h))
         h = nn.functional.gelu(m.conv2(h)).transpose(1, 2)
         h = h + m.embed_positions.weight[: h.shape[1]]
+        valid_B = (lengths_B // 320).clamp(1, h.shape[1])
+        mask = None
+        if (valid_B < h.shape[1]).any():
+            past_BT = torch.arange(h.shape[1], device=h.device) >= valid_B[:, None]
+            mask = torch.zeros_like(past_BT, dtype=h.dtype).masked_fill(past_BT, torch.finfo(h.dtype).min)[
+                :, None, None
+            ]
         states = [h]
         for layer in m.layers:
-            states.append(layer(states[-1], None))
+            states.append(layer(states[-1], mask))
         if self.layers == "last":
             states.append(m.layer_norm(states[-1]))
-        return states, (lengths_B // 320).clamp(1, h.shape[1])
+        return states, valid_B
 
     def _ast(self, x_BS: Tensor, lengths_B: Tensor):
         m = self.model

@@ -1,6 +1,6 @@
-"""Compact weights: blocks of 32 values along the last dimension, in 4 bits (scale and minimum, as GGUF's Q4_1) or 8 bits
-(scale, as Q8_0). `pack`/`unpack` work on whole state dicts; in a packed file a tensor `w` stands as `w.q4` or `w.q8`,
-`w.scale` and, for 4 bits, `w.min`. One-dimensional and small tensors stay in float16.
+"""Compact weights: blocks of 32 values along the last dimension, in 4 bits (scale and minimum, as GGUF's Q4_1) or 8
+bits (scale, as Q8_0). `pack`/`unpack` work on whole state dicts; in a packed file a tensor `w` stands as `w.q4` or
+`w.q8`, `w.scale` and, for 4 bits, `w.min`. One-dimensional and small tensors stay in float16.
 
 `python -m sqllm.model.pack --whisper DIR --smollm2 FILE.gguf --out DIR` builds the two bases of the `embedded` preset:
 SmolLM2's blocks are taken as they are in the GGUF file, so that nothing is lost a second time.

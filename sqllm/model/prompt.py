@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from sqllm import DIMENSIONS
 from sqllm.model.scoring import encode
 
-
 INSTRUCTION = "You judge the quality of speech from 1 (bad) to 5 (excellent)."
 AUDIO, REFERENCE = "<|audio|>", "<|reference|>"
 QUESTIONS = {d: f"{d}: " for d in DIMENSIONS}  # the words before a number

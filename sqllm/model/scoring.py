@@ -3,8 +3,8 @@
 An answer about one dimension is one of 41 strings, "1.0" ... "5.0", with
 P(d.k) = P(d | question) * P(. | d) * P(k | d.). All of it is read from ONE forward pass. The tree's tokens follow the
 shared prefix: for each listener his words, under them the words of each question, under each question the five branches
-"d.". The attention mask lets a token see the prefix, its own ancestors and itself; its position id is its depth. So each
-branch gives what plain causal attention would give it alone.
+"d.". The attention mask lets a token see the prefix, its own ancestors and itself; its position id is its depth. So
+each branch gives what plain causal attention would give it alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ class AnswerTree:
 
     @classmethod
     def build(cls, tokenizer, questions: Sequence[str], listeners: Sequence[str] = ("",)) -> AnswerTree:
-        """`questions` are the words in front of an answer and end in a space ("mos: "); `listeners` stand before them."""
+        """The tree of these questions for each of these listeners.
+
+        `questions` are the words in front of an answer and end in a space ("mos: "); `listeners` stand before them.
+        """
         stem = questions[0]
         digits = [_single(tokenizer, str(i), stem) for i in range(10)]
         point = _single(tokenizer, ".", stem + "3")

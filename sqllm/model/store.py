@@ -22,15 +22,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     ASTConfig,
     ASTModel,
+    AutoConfig,
+    AutoTokenizer,
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
     WhisperModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from sqllm.errors import UsageError
 from sqllm.model import pack
@@ -40,6 +41,7 @@ from sqllm.model.language import LanguageModel
 from sqllm.model.prompt import INSTRUCTION, QUESTIONS, RATE
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 
+transformers_logging.disable_progress_bar()  # of loading weights: seconds at most
 PREPROCESSING = 1  # raise it when the way from bytes to features changes scores
 
 
@@ -53,8 +55,8 @@ def _from_hub(what: str, name, load):
         return load()
     except OSError as error:
         raise UsageError(
-            f"the {what} {str(name)!r} could not be loaded: give a directory, or a name that this machine can fetch from "
-            f"the model hub ({str(error).splitlines()[0]})"
+            f"the {what} {str(name)!r} could not be loaded: give a directory, or a name that this machine can fetch "
+            f"from the model hub ({str(error).splitlines()[0]})"
         ) from None
 
 
@@ -178,7 +180,10 @@ def base_hashes(config: ModelConfig, directory: Path | None) -> dict[str, dict[s
 
 
 def save(model: SpeechQualityLLM, directory: str | Path, source: Path | None = None, dtype=torch.float16) -> Path:
-    """Write configuration and trained weights. Base models that lie inside `source` are copied: the directory is whole."""
+    """Write configuration and trained weights.
+
+    Base models that lie inside `source` are copied: the directory is whole.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     model.config.save(directory)
@@ -221,7 +226,10 @@ def cast(model: SpeechQualityLLM, dtype: torch.dtype) -> SpeechQualityLLM:
 
 
 def fingerprint(name: str | Path) -> str:
-    """Twelve hexadecimal digits that change whenever scores may: configuration, bases, trained weights, preprocessing."""
+    """Twelve hexadecimal digits that change whenever scores may.
+
+    They cover configuration, bases, trained weights and preprocessing.
+    """
     directory = resolve(name)
     parts = [str(PREPROCESSING), INSTRUCTION, RATE, *QUESTIONS.values()]
     parts += [(directory / "config.json").read_text(), (directory / "base.json").read_text()]

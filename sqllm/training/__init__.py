@@ -30,8 +30,9 @@ def train(
 ) -> Path:
     """Train a model on the shards of `sqllm.corpus.simulate` and write it to `out`.
 
-    `bases` is a directory with the configuration and the base models. Prints a line of JSON now and then; checkpoints lie
-    in `out`, and a run that was cut off goes on from them. UsageError where the corpus or the configuration does not do.
+    `bases` is a directory with the configuration and the base models. Prints a line of JSON now and then;
+    checkpoints lie in `out`, and a run that was cut off goes on from them. UsageError where the corpus or the
+    configuration does not do.
     """
     config = ModelConfig.load(bases)
     if config.encoder_training != "frozen":

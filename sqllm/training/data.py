@@ -50,8 +50,8 @@ class Clips:
 def panel_mos(rows: list[dict]) -> np.ndarray:
     """mos [n] of DistillMOS, PESQ and the ratings of the parameters, .4 : .4 : .2.
 
-    PESQ is brought to DistillMOS's mean and spread over the corpus. Both are blind to level, so that they get the level's
-    share of the parameters' rating. Without teachers (simulated with --no-panel) the parameters stand alone.
+    PESQ is brought to DistillMOS's mean and spread over the corpus. Both are blind to level, so that they get the
+    level's share of the parameters' rating. Without teachers (simulated with --no-panel) the parameters stand alone.
     """
     from_parameters = np.array([row["mos"] for row in rows])
     if any(row.get("distillmos") is None for row in rows):
@@ -72,7 +72,8 @@ def read(corpus: Path) -> dict[str, Clips]:
         raise UsageError(f"no clips with features in {corpus}: run `python -m sqllm.training features` first")
     rows, where = [], []
     for s, path in enumerate(paths):
-        for r, row in enumerate(pq.read_table(path, columns=COLUMNS).to_pylist()):
+        columns = [name for name in COLUMNS if name in pq.read_schema(path).names]  # no teachers with --no-panel
+        for r, row in enumerate(pq.read_table(path, columns=columns).to_pylist()):
             rows.append(row | {"chain": json.loads(row["chain"]), "severities": json.loads(row["severities"])})
             where.append((s, r))
     shards, where = [np.load(features_path(p), mmap_mode="r") for p in paths], np.array(where)

@@ -1,8 +1,8 @@
 """Pooled features of a simulated corpus, computed once: the encoder is frozen, so no step of training needs it again.
 
 Beside each shard `clips-00000.parquet` a file `clips-00000.features.npy`: float16 [clips, 2, layers, tokens, width], of
-the degraded clip and of its reference. The reference is laid as the aligner leaves it: up to 10 ms off, and now and then
-(`WRONG`) another clip's, so that the model learns how far to trust it.
+the degraded clip and of its reference. The reference is laid as the aligner leaves it: up to 10 ms off, and now and
+then (`WRONG`) another clip's, so that the model learns how far to trust it.
 """
 
 from __future__ import annotations

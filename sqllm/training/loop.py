@@ -25,8 +25,9 @@ def fit(
 ) -> None:  # fmt: skip
     """Minimise `loss(generator)` over the parameters that require a gradient, in place.
 
-    Goes on from `checkpoint` where it exists. Prints a line of JSON every `report` steps; with every checkpoint it has
-    the figures of `validate` too. LoRA learns with `lr`, what starts from nothing (projector, norms) three times as fast.
+    Goes on from `checkpoint` where it exists. Prints a line of JSON every `report` steps; with every checkpoint
+    it has the figures of `validate` too. LoRA learns with `lr`, what starts from nothing (projector, norms)
+    three times as fast.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     groups = [{"params": [p for n, p in named.items() if (".lora_" in n) == lora], "lr": lr * (1 if lora else 3)}

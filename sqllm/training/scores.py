@@ -1,8 +1,8 @@
 """First the scores: projector, score norm and the LoRA of the layers below `score_layers` learn the answer tree.
 
-The loss is the cross-entropy between the tree's 41 leaves and a panel's distribution (`soft_target` of mean and spread);
-what is said off the leaves counts against it. A batch is single- or double-ended, and may hold a second listener beside
-the panel, whose targets follow his profile.
+The loss is the cross-entropy between the tree's 41 leaves and a panel's distribution (`soft_target` of mean and
+spread); what is said off the leaves counts against it. A batch is single- or double-ended, and may hold a second
+listener beside the panel, whose targets follow his profile.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Then the words: the LoRA above `score_layers` learns to answer questions; what gives the scores is left as it is.
 
-Several questions about one clip follow the same prefix as branches that do not see each other, so that the audio and what
-is known of it are computed once. The tokens are those that `sqllm.model.answering` feeds and generates; only the answer's
-tokens count in the loss.
+Several questions about one clip follow the same prefix as branches that do not see each other, so that the audio and
+what is known of it are computed once. The tokens are those that `sqllm.model.answering` feeds and generates; only the
+answer's tokens count in the loss.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def example(model: SpeechQualityLLM, clips: Clips, i: int, questions: int, refer
     return Packed.pack(prefix, [(model.prompt.question(d.question), model.prompt.answer(d.answer)) for d in dialogues])
 
 
-def loss(model: SpeechQualityLLM, packed: list[Packed], audio: Tensor, reference: Tensor | None) -> Tensor:
-    """Cross-entropy per answer token of a batch of packed clips."""
+def inputs(
+    model: SpeechQualityLLM, packed: list[Packed], audio: Tensor, reference: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings [B, S, D], additive mask [B, 1, S, S] and positions [B, S] of a batch of packed clips."""
     language, longest = model.language, max(len(p.ids) for p in packed)
     pad = [longest - len(p.ids) for p in packed]
     ids = torch.tensor([p.ids + [0] * n for p, n in zip(packed, pad, strict=True)])
@@ -81,15 +83,20 @@ def loss(model: SpeechQualityLLM, packed: list[Packed], audio: Tensor, reference
     positions = torch.tensor([p.position + [0] * n for p, n in zip(packed, pad, strict=True)])
     below = torch.ones(longest, longest, dtype=torch.bool).tril()
     allowed = below & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
-    _, places = prefix_ids(model.prompt, "", model.config.audio_tokens, reference is not None)
     dtype = language.base.model.norm.weight.dtype
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
-    mask, positions = mask.to(model.device), positions.to(model.device)
-    layers = language.score_layers or 0
+    x = language.embed(ids.to(model.device)).clone()
+    _, places = prefix_ids(model.prompt, "", model.config.audio_tokens, reference is not None)
+    for place, signal in zip(places, (audio, reference), strict=False):
+        x[:, place : place + model.config.audio_tokens] = model.projector(signal.to(model.device)).to(x.dtype)
+    return x, mask.to(model.device), positions.to(model.device)
+
+
+def loss(model: SpeechQualityLLM, packed: list[Packed], audio: Tensor, reference: Tensor | None) -> Tensor:
+    """Cross-entropy per answer token of a batch of packed clips. What the scores pass through gets no gradient."""
+    language, layers = model.language, model.language.score_layers or 0
     with torch.no_grad():
-        x = language.embed(ids.to(model.device)).clone()
-        for place, signal in zip(places, (audio, reference), strict=False):
-            x[:, place : place + model.config.audio_tokens] = model.projector(signal.to(model.device)).to(x.dtype)
+        x, mask, positions = inputs(model, packed, audio, reference)
         x = language.run(x, mask, positions, layers) if layers else x
     x = language.run(x, mask, positions, first=layers)
     clip = [b for b, p in enumerate(packed) for _ in p.answered]

@@ -135,7 +135,7 @@ def test_dropouts_are_listed_as_measured():
     answers = {d.answer for d in dialogues(CHOPPED, GAPS, "when") if "noise" not in d.answer}
     assert answers
     for answer in answers:
-        assert answer.endswith("0.3-0.4 s, 1.3-1.4 s, 2.3-2.4 s, 3.3-3.4 s and 2 more.")
+        assert answer.endswith("0.31-0.42 s, 1.3-1.4 s, 2.3-2.4 s, 3.3-3.4 s and 2 more.")
         assert answer.split(" at ")[1].rstrip(".") in describe(GAPS)
 
 

@@ -1,0 +1,148 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+from sqllm import DIMENSIONS
+from sqllm.audio.degrade import KINDS, RATE, Impairment
+from sqllm.corpus import simulate
+
+pytest.importorskip("av")  # one codec in four is AMR
+
+
+def is_val(split):
+    return split == "val"
+
+
+def names(prefix, split, count, suffix=""):
+    """Names that the hash puts into this split."""
+    return [n for i in range(500) if simulate.is_val(n := f"{prefix}{i}{suffix}") == is_val(split)][:count]
+
+
+TRAIN, VAL = names("speaker", "train", 3), names("speaker", "val", 2)
+VOICES = dict(zip([*TRAIN, *VAL], names("voice", "train", 3) + names("voice", "val", 2), strict=True))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """speech/SPEAKER/n.flac, 1 s each, and noise/: a tone per file, so that each can be told apart."""
+    root, rng = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+    t = np.arange(RATE) / RATE
+    for speaker in [*TRAIN, *VAL]:
+        (root / "speech" / speaker).mkdir(parents=True)
+        for i in range(2):
+            x = 0.1 * rng.standard_normal(RATE) * np.clip(np.sin(2 * np.pi * (2 * t + rng.random())), 0, 1)
+            sf.write(root / "speech" / speaker / f"{i}.flac", x, RATE)
+    (root / "noise").mkdir()
+    for split in ("train", "val"):
+        hz = 3000 if is_val(split) else 1000
+        for name in names("hum", split, 2, ".wav"):
+            sf.write(root / "noise" / name, 0.1 * np.sin(2 * np.pi * hz * t), RATE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pool(folders):
+    return simulate.Pool(str(folders / "speech"), str(folders / "noise"), None)
+
+
+def same(a, b):
+    return all(np.array_equal(a[k], b[k]) if isinstance(a[k], np.ndarray) else a[k] == b[k] for k in a)
+
+
+def test_a_clip_depends_on_seed_and_number_alone(pool):
+    first = pool.clip(1, 7)
+    for i in (3, 12, 5):
+        pool.clip(2, i)
+    assert same(pool.clip(1, 7), first)
+    assert not same(pool.clip(2, 7), first) and not same(pool.clip(1, 8), first)
+
+
+def test_a_clip_is_what_it_says(pool):
+    kinds = set()
+    for i in range(60):
+        clip = pool.clip(1, i)
+        kinds |= {step.kind for step in clip["chain"]}
+        assert clip["split"] == ("val" if i % simulate.VAL_EVERY == 0 else "train")
+        assert len(clip["audio"]) == len(clip["reference"]) <= 10 * RATE
+        assert np.isfinite(clip["audio"]).all() and np.abs(clip["audio"]).max() <= 1
+        assert all(1 <= clip[d] <= 5 for d in DIMENSIONS)
+        assert (clip["lost"] is not None) == bool({"loss", "chop"} & {step.kind for step in clip["chain"]})
+        if not clip["chain"]:
+            np.testing.assert_allclose(clip["audio"], clip["reference"], atol=1e-6)
+    assert len(kinds) > 10
+
+
+def test_val_speakers_and_noises_are_never_in_train(pool):
+    heard = {"train": set(), "val": set()}
+    for i in range(72):
+        clip = pool.clip(1, i)
+        heard[clip["split"]].add(clip["speaker"])
+    assert heard == {"train": set(TRAIN), "val": set(VAL)}
+    for split, hz in (("train", 1000), ("val", 3000)):
+        assert len(pool.noises[split]) == 2
+        for x in pool.noises[split]:
+            assert np.abs(np.fft.rfft(x)).argmax() == hz
+
+
+def test_each_kind_can_be_drawn():
+    assert set(simulate.SHARES) == set(KINDS) == set(simulate.STAGES)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        chain = simulate.draw_chain(rng)
+        stages = [simulate.STAGES.index(step.kind) for step in chain]
+        assert len(chain) <= 3 and stages == sorted(set(stages))
+        json.dumps([step.params for step in chain])  # plain numbers and words
+
+
+def test_the_share_of_speech_that_gaps_took():
+    speech = np.concatenate([np.full(2 * RATE, 0.1), np.zeros(2 * RATE)]).astype(np.float32)
+    gaps = [Impairment("loss", {}, [(0.0, 0.5), (3.0, 3.5)])]  # the second falls into a pause
+    assert simulate.gap_share(gaps, speech) == pytest.approx(0.25, abs=0.02)
+    assert simulate.gap_share([Impairment("chop", {}, [])], speech) == 0
+    assert simulate.gap_share([Impairment("mnru", {})], speech) is None
+
+
+def test_speakers_from_a_table_and_from_folders(pool, folders):
+    assert pool.speaker(f"{TRAIN[0]}/0.flac") == TRAIN[0] and pool.speaker("anna-03.wav") == "anna"
+    table = {f"{TRAIN[0]}/0.flac": "somebody"}
+    assert simulate.Pool(str(folders / "speech"), None, None, table).speaker(f"{TRAIN[0]}/0.flac") == "somebody"
+
+
+def run(folders, out, *more):
+    command = [sys.executable, "-m", "sqllm.corpus.simulate", "--no-panel", "--speech", folders / "speech"]
+    command += ["--noise", folders / "noise", "--out", out, "--clips", "100", *more]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.timeout(240)
+def test_a_corpus_from_end_to_end_goes_on_where_it_stopped(folders, pool, tmp_path):
+    with open(tmp_path / "speakers.csv", "w", newline="") as f:
+        table = csv.writer(f)
+        table.writerow(["path", "speaker"])
+        table.writerows([f"{s}/{i}.flac", voice] for s, voice in VOICES.items() for i in range(2))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "clips-00001.parquet").write_bytes(b"made before")
+    assert run(folders, out, "--speakers", tmp_path / "speakers.csv") == ["clips-00000.parquet"]
+    assert (out / "clips-00001.parquet").read_bytes() == b"made before"
+    assert len(list(out.iterdir())) == 2
+    rows = pq.read_table(out / "clips-00000.parquet").to_pylist()
+    assert [row["index"] for row in rows] == list(range(simulate.SHARD))
+    for row in rows:
+        audio, rate = sf.read(io.BytesIO(row["audio"]))
+        reference, _ = sf.read(io.BytesIO(row["reference"]))
+        assert rate == RATE and len(audio) == len(reference)
+        assert row["speaker"] == VOICES[row["source"].split("/")[0]]
+        assert simulate.is_val(row["speaker"]) == is_val(row["split"])
+        assert all(step.keys() == {"kind", "params", "spans"} for step in json.loads(row["chain"]))
+        assert all(1 <= row[d] <= 5 for d in DIMENSIONS)
+    before = (out / "clips-00000.parquet").stat().st_mtime_ns
+    assert run(folders, out) == []
+    assert (out / "clips-00000.parquet").stat().st_mtime_ns == before

@@ -1,0 +1,146 @@
+"""Training on a miniature corpus and model: it learns, goes on where it stopped, and words leave the scores alone."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from sqllm.corpus import simulate
+from sqllm.errors import UsageError
+from sqllm.model import answering, store
+from sqllm.model.config import LoRA
+from sqllm.training import train, words
+from sqllm.training.data import panel_mos, read
+from sqllm.training.features import features_path, prepare
+from sqllm.training.words import Packed, loss
+
+
+@pytest.fixture(scope="module")
+def base_model(config, tmp_path_factory):
+    root = tmp_path_factory.mktemp("bases")
+    config("whisper", "smollm2", score_layers=2, encoder_layers="all", lora=LoRA(dropout=0.0)).save(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, speech):
+    """48 simulated clips of four talkers, as `sqllm.corpus.simulate` writes them."""
+    root, out = tmp_path_factory.mktemp("speech"), tmp_path_factory.mktemp("corpus")
+    names = [f"talker{i}" for i in range(40)]
+    chosen = [n for n in names if not simulate.is_val(n)][:3] + [n for n in names if simulate.is_val(n)][:1]
+    for i, name in enumerate(chosen):
+        (root / name).mkdir()
+        soundfile.write(root / name / "a.wav", speech(4.0, seed=i).numpy(), 16000)
+    pool = simulate.Pool(str(root), None, None)
+    rows = [simulate.row(pool.clip(1, i)) for i in range(48)]
+    for shard in range(2):
+        pq.write_table(pa.Table.from_pylist(rows[24 * shard :][:24]), out / f"clips-{shard:05d}.parquet")
+    return out
+
+
+def test_learns_goes_on_and_saves_a_whole_model(corpus, base_model, tmp_path, capsys):
+    train(corpus, base_model, tmp_path / "a", score_steps=30, word_steps=6, batch=4, lr=3e-3)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    scores = [line for line in lines if "mass" in line or line["step"] in (25, 30)]
+    assert scores[-1]["loss"] < scores[0]["loss"] and 0 <= lines[1]["mass"] <= 1
+    model = store.load(tmp_path / "a")
+    before = {n: p.clone() for n, p in store.trained_state(store.create(model.config)).items()}
+    after = store.load_file(tmp_path / "a" / "trained.safetensors")
+    moved = {n for n in before if not torch.equal(before[n], after[n].float())}
+    assert any(n.startswith("projector") for n in moved) and any("lora" in n and ".layers.2." in n for n in moved)
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, tmp_path, monkeypatch):
+    whole = train(corpus, base_model, tmp_path / "whole", score_steps=12, word_steps=4, batch=4)
+    from sqllm.training import loop
+
+    real, left = loop.os.replace, [1]
+
+    def die(*args):
+        real(*args)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "EVERY", 1)
+    monkeypatch.setattr(loop.os, "replace", die)
+    fit = loop.fit
+    monkeypatch.setattr("sqllm.training.scores.fit", lambda *a, **k: fit(*a, **k, report=5))
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, base_model, tmp_path / "cut", score_steps=12, word_steps=4, batch=4)
+    monkeypatch.undo()
+    cut = train(corpus, base_model, tmp_path / "cut", score_steps=12, word_steps=4, batch=4)
+    a, b = (store.load_file(path / "trained.safetensors") for path in (whole, cut))
+    for name in a:
+        assert torch.allclose(a[name].float(), b[name].float(), atol=1e-6), name
+
+
+def test_words_change_no_score(corpus, base_model, tmp_path):
+    data = read(corpus)
+    model = store.create(store.ModelConfig.load(base_model)).eval()
+    features = data["train"].features(np.arange(4))
+    before = model.score(features).detach()
+    words.train(model, data, tmp_path, steps=3, batch=2, questions=2, lr=1e-2)
+    assert torch.equal(model.eval().score(features), before)
+
+
+def test_packed_questions_cost_what_each_costs_alone(corpus, base_model):
+    clips = read(corpus)["train"]
+    torch.manual_seed(0)
+    model = store.create(store.ModelConfig.load(base_model)).eval()
+    prefix, _ = words.prefix_ids(model.prompt, "mos 3.0.", 8, False)
+    pairs = [
+        (model.prompt.question(q), model.prompt.answer(a)) for q, a in (("is it noisy?", "No."), ("why?", "Loss."))
+    ]
+    audio = clips.features(np.array([0]))
+    both = loss(model, [Packed.pack(prefix, pairs)], audio, None)
+    alone = [loss(model, [Packed.pack(prefix, [pair])], audio, None) for pair in pairs]
+    weights = [len(answer) for _, answer in pairs]
+    assert both.item() == pytest.approx(np.average([x.item() for x in alone], weights=weights), abs=1e-4)
+
+
+def test_the_tokens_that_are_trained_are_those_that_are_generated(corpus, base_model, monkeypatch):
+    """What `answering` feeds the model up to its first word is, number by number, what training fed it."""
+    model = store.create(store.ModelConfig.load(base_model)).eval()
+    audio, reference = torch.randn(2, 1, model.encoder.depth, 8, model.encoder.width)
+    context, question, words_ = "mos 3.0, noi 2.1.", "is it noisy?", "Yes, it is."
+    prefix, _ = words.prefix_ids(model.prompt, context, 8, True)
+    packed = Packed.pack(prefix, [(model.prompt.question(question), model.prompt.answer(words_))])
+    trained, _, positions = words.inputs(model, [packed], audio, reference)
+    first = packed.answered[0][0]
+
+    fed = []
+    monkeypatch.setattr(answering, "continue_greedily", lambda model, x, tokens: fed.append(x) or iter(()))
+    list(answering.answer(model, audio, reference, context, question))
+    assert torch.equal(fed[0], trained[:, : first + 1])
+    assert positions[0].tolist() == list(range(len(packed.ids)))  # one branch: plain causal order
+    assert [token for _, token in packed.answered] == model.prompt.answer(words_)
+    assert packed.answered[-1][1] == model.tokenizer.eos_token_id
+
+
+def test_panel_mos_knows_level():
+    rows = [{"mos": 3.0, "distillmos": d, "pesq": p, "severities": s} for d, p, s in
+            ((4.0, 3.0, {}), (4.0, 2.9, {"quiet": 3.0}), (2.0, None, {}))]  # fmt: skip
+    loud, quiet, unheard = panel_mos(rows)
+    assert quiet < loud - 0.5 and unheard < loud
+    assert panel_mos([{"mos": 3.0, "distillmos": None}]) == [3.0]
+
+
+def test_what_cannot_be_trained_is_said(base_model, corpus, tmp_path, config):
+    with pytest.raises(UsageError, match="clips-"):
+        train(tmp_path, base_model, tmp_path / "out", 1, 1)
+    config("ast", encoder_training="query").save(tmp_path)
+    with pytest.raises(UsageError, match="frozen"):
+        train(corpus, tmp_path, tmp_path / "out", 1, 1)
+
+
+def test_features_are_made_once(corpus, base_model):
+    encoder = store.load_encoder(store.ModelConfig.load(base_model)).eval()
+    prepare(encoder, corpus)
+    assert prepare(encoder, corpus) == 0
+    made = np.load(features_path(corpus / "clips-00000.parquet"))
+    assert made.shape == (24, 2, 3, 8, 64) and np.isfinite(made.astype(np.float32)).all()
