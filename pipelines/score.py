@@ -13,7 +13,7 @@ import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -163,7 +163,7 @@ class Scorer:
         positions, pairs = zip(*_unpacked(batch), strict=True)
         results = self._score([chunk for chunk, _ in pairs])
         return _packed(
-            (position, Part(without_audio(chunk), of, scores, self.predictor.fingerprint, self.ready_at))
+            (position, Part(chunk.without_audio(), of, scores, self.predictor.fingerprint, self.ready_at))
             for position, (chunk, of), scores in zip(positions, pairs, results, strict=True)
         )
 
@@ -210,11 +210,6 @@ def _row(parts: list[Part]) -> dict:
 
 def _failed(code: str, detail: str) -> dict:
     return {"status": "failed", "error_code": code, "error_detail": detail}
-
-
-def without_audio(chunk: Chunk) -> Chunk:
-    """A chunk that only knows how long its windows were."""
-    return replace(chunk, windows=[range(len(window)) for window in chunk.windows], references=None)
 
 
 def _in_words(error: Exception) -> str:

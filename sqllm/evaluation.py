@@ -56,7 +56,11 @@ def agreement(score: np.ndarray, truth: np.ndarray, condition: np.ndarray | None
 
 
 def votes(predictor: Predictor, args: argparse.Namespace) -> dict:
-    """mos against votes, per clip and per condition; and with the clips' audio swapped among them."""
+    """mos against votes, per clip and per condition.
+
+    Swapping the audio among the clips swaps their scores, as a score depends on nothing else: `audio_shuffled_r` is
+    the mean r over `SHUFFLES` such permutations.
+    """
     with open(args.ratings, encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if all(row[k] == v for k, v in args.only)]
     if not rows:

@@ -46,7 +46,7 @@ class Predictor:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
-            fast = device == "cuda" or torch.cpu._is_avx512_bf16_supported()
+            fast = device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
             dtype = "bfloat16" if fast else "float32"
         if dtype not in ("float32", "bfloat16"):
             raise UsageError(f"no dtype {dtype!r}: give auto, float32 or bfloat16")
@@ -67,7 +67,9 @@ class Predictor:
             raise UsageError(f"{len(files)} files and {len(references)} references: give one for each, or None")
         rows = []
         for file, reference in zip(files, references, strict=True):
-            scored = [(chunk, self.score_chunks([chunk], profile, explain)[0]) for chunk in cut(str(file), reference)]
+            scored = []  # without its audio, which for a long recording would fill the memory
+            for chunk in cut(str(file), reference):
+                scored.append((chunk.without_audio(), self.score_chunks([chunk], profile, explain)[0]))
             broken = [pair for pair in scored if pair[0].channel is None]
             scored = broken or sorted(scored, key=lambda pair: (pair[0].channel, pair[0].index))
             stamp = {"profile": profile, "model": self.fingerprint, "scored_at": datetime.now(UTC)}
@@ -80,17 +82,21 @@ class Predictor:
 
         It begins with the scores that it stands on. Raises AudioError where there is nothing to judge.
         """
-        listener, worst = self._listener(profile), None
+        listener, worst, problem = self._listener(profile), None, None
         for chunk in cut(str(file), reference):
-            if chunk.row and chunk.row["status"] != "ok":
-                raise AudioError(chunk.row["error_code"], chunk.row["error_detail"])
+            if chunk.row and chunk.row["error_code"]:
+                problem = AudioError(chunk.row["error_code"], chunk.row["error_detail"])
+                if chunk.row["status"] == "failed":
+                    raise problem
             mean = self.score_chunks([chunk], profile)[0]["mean"]
             for i in chunk.counts:
                 if worst is None or mean[i, 0] < worst[0][0]:
-                    references = chunk.references and chunk.references[i]
-                    worst = mean[i], chunk.windows[i], references, chunk.evidence[i]
-        mean, window, laid, facts = worst
-        yield from self._answer(mean, window, laid, facts, question, listener)
+                    worst = mean[i], chunk.windows[i], chunk.references and chunk.references[i], chunk.evidence[i]
+        if worst is None:
+            raise problem
+        if problem and problem.code == "REFERENCE":
+            yield f"({problem.detail}) "
+        yield from self._answer(*worst, question, listener)
 
     # ---- windows
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class Chunk:
     def counts(self) -> list[int]:
         """The windows with speech: those that are scored."""
         return [i for i, speech_s in enumerate(self.speech_s) if speech_s > 0]
+
+    def without_audio(self) -> Chunk:
+        """The same chunk, which only knows how long its windows were: all that `assemble` needs."""
+        return replace(self, windows=[range(len(window)) for window in self.windows], references=None)
 
 
 def recording_id(uri: str) -> int:

@@ -80,6 +80,7 @@ def test_double_ended(predictor, wav):
     (refused,) = predictor.score(deg, other)
     assert (refused["status"], refused["error_code"], refused["alignment"]["used"]) == ("ok", "REFERENCE", False)
     assert refused["mos"] == pytest.approx(single["mos"], abs=1e-6)
+    assert "".join(predictor.ask(deg, "is it noisy?", other)).startswith("(scored without the reference")
 
 
 def test_words(predictor, wav):
@@ -90,6 +91,15 @@ def test_words(predictor, wav):
     assert predictor.score(file, explain="below=1.0")[0]["explanation"] is None
     assert predictor.score(file, explain="below=5")[0]["explanation"] == asked
     assert len(list(predictor.ask(file, "is it noisy?"))) > 1  # a stream
+
+
+def test_a_silent_leg_does_not_silence_the_other(predictor, wav):
+    file = wav("call.wav", 3, channels=2)
+    samples, rate = soundfile.read(file)
+    samples[:, 0] = 0
+    soundfile.write(file, samples, rate)
+    assert [row["error_code"] for row in predictor.score(file)] == ["SILENT", None]
+    assert "".join(predictor.ask(file, "is it noisy?")).startswith("mos ")
 
 
 def test_what_cannot_be_asked_is_said(predictor, wav, tmp_path):
