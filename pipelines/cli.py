@@ -55,12 +55,9 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _explain(value: str) -> str:
-    if value in ("never", "always"):
-        return value
-    try:
-        assert value.startswith("below=") and 1 <= float(value.removeprefix("below=")) <= 5
-    except (AssertionError, ValueError):
-        raise typer.BadParameter(f"{value!r} is not never, always or below=SCORE, such as below=2.5") from None
+    from sqllm.model.config import explained_below
+
+    explained_below(value)
     return value
 
 
@@ -240,7 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if "--verbose" in arguments:
             raise
-        status = _refuse(f"{type(error).__name__}: {_gist(error)} (--verbose shows more)", 1)
+        status = _refuse(f"{type(error).__name__}: {_gist(error)}", 1)
     if status == 130:
         _refuse("interrupted; `sqllm show DIR` tells what is there", 130)
     sys.exit(status or 0)

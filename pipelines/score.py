@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +24,7 @@ from pipelines.cluster import CUT_CPUS, Pool, start_ray
 from pipelines.sink import Sink, row_schema
 from pipelines.summary import Totals, write_summary
 from sqllm.errors import UsageError
-from sqllm.recording import Chunk, assemble, cut
+from sqllm.recording import Chunk, cut, in_words, rows
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,9 @@ def score(
                 sink = Sink(out / "scores", row_schema(carried))
             known = recordings.slice(position, 1).to_pylist()[0]
             known |= {"profile": settings.profile, "model": parts[0].fingerprint, "scored_at": datetime.now(UTC)}
-            rows = [row | known for row in _rows(parts)]
-            totals.add(rows, parts[0].ready_at)
-            if sink.write(rows):
+            done = [row | known for row in _rows(parts)]
+            totals.add(done, parts[0].ready_at)
+            if sink.write(done):
                 write_summary(out, totals)
             watch("scoring", totals)
         totals.finished = True
@@ -128,19 +127,11 @@ def cut_recordings(batch: pa.Table) -> Iterator[pa.Table]:
     """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another."""
     for row in batch.to_pylist():
         count, last = 0, None
-        for chunk in _chunks(row["uri"], row["reference_uri"]):
+        for chunk in cut(row["uri"], row["reference_uri"]):
             if last is not None:
                 yield _packed([(row["position"], (last, None))])
             count, last = count + 1, chunk
         yield _packed([(row["position"], (last, count))])
-
-
-def _chunks(uri: str, reference_uri: str | None) -> Iterator[Chunk]:
-    """`cut` with a net below: whatever is thrown at it, the recording gets its row."""
-    try:
-        yield from cut(uri, reference_uri)
-    except Exception as error:
-        yield Chunk(uri, channel=None, index=0, row=_failed("DECODE", _in_words(error)))
 
 
 class Scorer:
@@ -153,7 +144,7 @@ class Scorer:
             self.predictor = load(settings.model, pool.device, pool.threads)
         except Exception as error:  # thrown from here it would reach the user as a page of Ray's own words
             self._explain()
-            reason = str(error) if isinstance(error, UsageError) else _in_words(error)
+            reason = str(error) if isinstance(error, UsageError) else in_words(error)
             self.refusal = UsageError(f"cannot load the model {settings.model}: {reason}")
         self.ready_at = time.time()
 
@@ -175,7 +166,7 @@ class Scorer:
             if len(chunks) > 1:
                 return [result for chunk in chunks for result in self._score([chunk])]
             self._explain()
-            return [{"error": _in_words(error)}]
+            return [{"error": in_words(error)}]
 
     def _explain(self) -> None:
         if self.settings.verbose:
@@ -193,27 +184,13 @@ def _joined(parts: Iterator[tuple[int, Part]]) -> Iterator[tuple[int, list[Part]
 
 
 def _rows(parts: list[Part]) -> list[dict]:
-    """One row a channel; only one for a recording that could not be read to its end."""
-    broken = [part for part in parts if part.chunk.channel is None]
-    parts = broken[:1] or sorted(parts, key=lambda part: (part.chunk.channel, part.chunk.index))
-    return [_row(list(channel)) for _, channel in groupby(parts, key=lambda part: part.chunk.channel)]
-
-
-def _row(parts: list[Part]) -> dict:
-    """The row of one channel from its parts, in order."""
-    last = parts[-1].chunk
+    """One row a channel. A model that gave nonsense costs the recording's rows, not the run."""
     try:
-        return assemble((part.chunk, part.scores) for part in parts)
+        return rows((part.chunk, part.scores) for part in parts)
     except Exception as error:
-        return {**(last.row or {}), "channel": last.channel, **_failed("MODEL", _in_words(error))}
-
-
-def _failed(code: str, detail: str) -> dict:
-    return {"status": "failed", "error_code": code, "error_detail": detail}
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        known = next((part.chunk.row for part in parts if part.chunk.row), {})
+        failed = {"status": "failed", "error_code": "MODEL", "error_detail": in_words(error)}
+        return [{**known, "channel": channel, **failed} for channel in sorted({part.chunk.channel for part in parts})]
 
 
 def _packed(items) -> pa.Table:

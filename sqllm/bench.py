@@ -7,9 +7,10 @@ import time
 import numpy as np
 import torch
 
+from sqllm.audio import RATE
+from sqllm.audio.windows import WINDOW_S
 from sqllm.model import store
 from sqllm.predictor import BATCH, Predictor
-from sqllm.recording import RATE, WINDOW_S
 
 REPEATS = 5
 
@@ -78,4 +79,4 @@ def run(model: str = "embedded", device: str = "auto", dtype: str = "auto", thre
 
 
 def size_mb(model: str) -> float:
-    return sum(f.stat().st_size for f in store.resolve(model).rglob("*") if f.is_file()) / 1e6
+    return sum(f.stat().st_size for f in store.resolve(model).rglob("*") if f.is_file() and f.suffix != ".pt") / 1e6

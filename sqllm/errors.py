@@ -4,6 +4,10 @@
 on. `UsageError` is about the call: a wrong argument, a missing model; its text says what to do.
 """
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 CODES = ("NOT_FOUND", "DECODE", "UNSUPPORTED", "EMPTY", "SILENT", "TOO_SHORT", "NONFINITE", "REFERENCE", "MODEL")
 
 
@@ -21,3 +25,12 @@ class AudioError(Exception):
 
 class UsageError(ValueError):
     """The caller asked for something that cannot be done; the message says what to do instead."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a module's command: a user's mistake is one line on stderr and exit status 2."""
+    try:
+        main()
+    except (UsageError, AudioError) as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -3,7 +3,7 @@
     python -m sqllm.evaluation votes RATINGS.csv --file deg --score score --condition condition --only set=p835
     python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
 
-`votes` reads one window of at most 10 s per clip through `Predictor.score`, as a user would. `severity` degrades clean
+`votes` goes through `Predictor.score`, as a user would. `severity` degrades clean
 speech of speakers that training has not heard (`simulate.is_val`) in five steps of one fault at a time.
 """
 
@@ -22,7 +22,7 @@ from sqllm.audio.degrade import Impairment, Sources, apply, to_level
 from sqllm.audio.io import to_int16
 from sqllm.corpus.calibrate import parse
 from sqllm.corpus.simulate import Pool, speakers_of
-from sqllm.errors import UsageError
+from sqllm.errors import UsageError, run
 from sqllm.predictor import Predictor
 
 SHUFFLES, RESAMPLES = 200, 2000
@@ -62,13 +62,22 @@ def votes(predictor: Predictor, args: argparse.Namespace) -> dict:
     the mean r over `SHUFFLES` such permutations.
     """
     with open(args.ratings, encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if all(row[k] == v for k, v in args.only)]
+        reader = csv.DictReader(file)
+        wanted = [args.file, args.score, args.reference, args.condition, *(k for k, _ in args.only)]
+        for name in wanted:
+            if name and name not in (reader.fieldnames or ()):
+                raise UsageError(f"{args.ratings} has no column {name!r}; it has {', '.join(reader.fieldnames or ())}")
+        rows = [row for row in reader if all(row[k] == v for k, v in args.only)]
     if not rows:
         raise UsageError(f"no row of {args.ratings} is left by --only")
     root = args.ratings.parent
-    references = [str(root / row[args.reference]) for row in rows] if args.reference else None
-    out = predictor.score([str(root / row[args.file]) for row in rows], references)
+    references = [root / row[args.reference] for row in rows] if args.reference else None
+    out = predictor.score([root / row[args.file] for row in rows], references)
+    if len(out) != len(rows):
+        raise UsageError("a vote belongs to one channel, and a recording here has more")
     scored = [(o["mos"], float(r[args.score]), r.get(args.condition)) for o, r in zip(out, rows, strict=True)]
+    if sum(s[0] is not None for s in scored) < 3:
+        raise UsageError(f"fewer than 3 of {len(rows)} recordings could be scored: {out[0]['error_detail']}")
     got, truth, condition = (np.array(x) for x in zip(*[s for s in scored if s[0] is not None], strict=True))
     rng = np.random.default_rng(1)
     shuffled = [np.corrcoef(got[rng.permutation(len(got))], truth)[0, 1] for _ in range(SHUFFLES)]
@@ -80,7 +89,13 @@ def votes(predictor: Predictor, args: argparse.Namespace) -> dict:
         names = np.unique(condition)
         means = np.array([[x[condition == name].mean() for name in names] for x in (got, truth)])
         result["per_condition"] = agreement(*means)
-    return result | {"audio_shuffled_r": float(np.mean(shuffled)), "mass": float(predictor.mass.mean())}
+    return result | {"audio_shuffled_r": float(np.mean(shuffled))}
+
+
+def _only(text: str) -> list[str]:
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not COLUMN=VALUE")
+    return text.split("=", 1)
 
 
 def severity(predictor: Predictor, args: argparse.Namespace) -> dict:
@@ -131,7 +146,7 @@ def main() -> None:
     a.add_argument("--reference", help="column of the clean references: score double-ended")
     a.add_argument("--score", default="mos", help="column of the votes")
     a.add_argument("--condition", help="column of the condition, to resample by")
-    a.add_argument("--only", action="append", default=[], type=lambda s: s.split("=", 1), metavar="COLUMN=VALUE")
+    a.add_argument("--only", action="append", default=[], type=_only, metavar="COLUMN=VALUE")
     b = commands.add_parser("severity")
     b.add_argument("--speech", required=True)
     b.add_argument("--noise")
@@ -156,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,9 +5,11 @@ Notebook, batch job, endpoint and evaluation call it, so they cannot disagree.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +20,23 @@ from sqllm.corpus.profiles import load_profiles
 from sqllm.errors import AudioError, UsageError
 from sqllm.model import store
 from sqllm.model.answering import answer, generate_scores
+from sqllm.model.config import explained_below
 from sqllm.model.encoder import bucket_length
 from sqllm.model.prompt import EXPLAIN, known, written
 from sqllm.model.scoring import moments
-from sqllm.recording import Chunk, assemble, cut
+from sqllm.recording import Chunk, cut, rows
 
 BATCH = {"cpu": 4, "cuda": 64}  # windows in one pass
 MODES = ("tree", "generate")
+Path = str | os.PathLike
+
+
+class Scores(NamedTuple):
+    """Of n windows by each listener [n, listeners, 5]; `mass` is the probability of saying a score at all."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    mass: np.ndarray
 
 
 class Predictor:
@@ -33,7 +45,6 @@ class Predictor:
     def __init__(self, model, fingerprint: str, mode: str = "tree"):
         self.model, self.fingerprint, self.mode = model, fingerprint, mode
         self.profiles = load_profiles()
-        self.mass = np.zeros(0)  # of the last windows: probability of saying a score at all, a figure of health
 
     @classmethod
     def load(cls, model: str = "embedded", device: str = "auto", dtype: str = "auto", mode: str = "tree") -> Predictor:
@@ -45,6 +56,10 @@ class Predictor:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device not in BATCH:
+            raise UsageError(f"no device {device!r}: give auto, cpu or cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("device cuda, but torch finds no GPU here: give cpu or auto")
         if dtype == "auto":
             fast = device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
             dtype = "bfloat16" if fast else "float32"
@@ -52,38 +67,40 @@ class Predictor:
             raise UsageError(f"no dtype {dtype!r}: give auto, float32 or bfloat16")
         if mode not in MODES:
             raise UsageError(f"no mode {mode!r}: give {' or '.join(MODES)}")
-        return cls(store.load(model, device, getattr(torch, dtype)), store.fingerprint(model), mode)
+        loaded = store.load(model, device, getattr(torch, dtype))
+        return cls(loaded, store.fingerprint(model, loaded.prompt, dtype, mode), mode)
 
     # ---- files
 
     def score(
-        self, files: str | Sequence[str], references: str | Sequence[str | None] | None = None,
+        self, files: Path | Sequence[Path], references: Path | Sequence[Path | None] | None = None,
         profile: str | None = None, explain: str = "never",
     ) -> list[dict]:  # fmt: skip
         """One row (`sqllm.recording.ROW_FIELDS`) for each file and channel. A bad file is a row with a status."""
-        files = [files] if isinstance(files, str) else list(files)
-        references = [references] if isinstance(references, str) else list(references or [None] * len(files))
+        files = [os.fspath(f) for f in ([files] if isinstance(files, str | os.PathLike) else files)]
+        if references is None or isinstance(references, str | os.PathLike):
+            references = [references] * (1 if references else len(files))
+        references = [r and os.fspath(r) for r in references]
         if len(files) != len(references):
             raise UsageError(f"{len(files)} files and {len(references)} references: give one for each, or None")
-        rows = []
+        out = []
         for file, reference in zip(files, references, strict=True):
             scored = []  # without its audio, which for a long recording would fill the memory
-            for chunk in cut(str(file), reference):
+            for chunk in cut(file, reference):
                 scored.append((chunk.without_audio(), self.score_chunks([chunk], profile, explain)[0]))
-            broken = [pair for pair in scored if pair[0].channel is None]
-            scored = broken or sorted(scored, key=lambda pair: (pair[0].channel, pair[0].index))
             stamp = {"profile": profile, "model": self.fingerprint, "scored_at": datetime.now(UTC)}
-            for _, channel in groupby(scored, key=lambda pair: pair[0].channel):
-                rows.append(assemble(channel) | stamp)
-        return rows
+            out += [row | stamp for row in rows(scored)]
+        return out
 
-    def ask(self, file: str, question: str, reference: str | None = None, profile: str | None = None) -> Iterator[str]:
+    def ask(
+        self, file: Path, question: str, reference: Path | None = None, profile: str | None = None
+    ) -> Iterator[str]:
         """An answer in words, piece by piece, about the worst window of the recording (of all channels).
 
         It begins with the scores that it stands on. Raises AudioError where there is nothing to judge.
         """
         listener, worst, problem = self._listener(profile), None, None
-        for chunk in cut(str(file), reference):
+        for chunk in cut(os.fspath(file), reference and os.fspath(reference)):
             if chunk.row and chunk.row["error_code"]:
                 problem = AudioError(chunk.row["error_code"], chunk.row["error_detail"])
                 if chunk.row["status"] == "failed":
@@ -103,31 +120,37 @@ class Predictor:
     def score_chunks(
         self, chunks: Sequence[Chunk], profile: str | None = None, explain: str = "never"
     ) -> list[dict | None]:
-        """For each chunk {"mean": [n, 5], "std": [n, 5], "explanation"}, NaN where a window does not count."""
-        listener = self._listener(profile)
+        """For each chunk what `assemble` takes: "mean", "std" [n, 5], NaN where a window does not count, and words.
+
+        A chunk with a window below the limit of `explain` is explained; `assemble` drops that where the recording as a
+        whole is not below it.
+        """
+        listener, below = self._listener(profile), explained_below(explain)
         every = [chunk.windows[i] for chunk in chunks for i in chunk.counts]
         laid = [chunk.references and chunk.references[i] for chunk in chunks for i in chunk.counts]
-        means, stds = self.score_windows(every, laid, [listener])
+        means, stds, masses = self.score_windows(every, laid, [listener])
         at, out = 0, []
         for chunk in chunks:
             mean, std = np.full((2, len(chunk.windows), len(DIMENSIONS)), np.nan)
             here = slice(at, at := at + len(chunk.counts))
             mean[chunk.counts], std[chunk.counts] = means[here, 0], stds[here, 0]
-            out.append({"mean": mean, "std": std, "explanation": self._explanation(chunk, mean, explain, listener)})
+            score = {"mean": mean, "std": std, "mass": masses[here, 0], "explain_below": below}
+            if chunk.counts and np.nanmin(mean[:, 0]) < below:
+                score["explanation"] = self._explanation(chunk, mean, listener)
+            out.append(score)
         return out
 
     @torch.inference_mode()
     def score_windows(
         self, windows: Sequence[np.ndarray], references: Sequence[np.ndarray | None] | None = None,
         listeners: Sequence[str] = ("",),
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Mean and spread [n, listeners, 5] of windows of up to 10 s: int16 at 16 kHz, references as long as they.
+    ) -> Scores:  # fmt: skip
+        """Scores of windows of up to 10 s: int16 at 16 kHz, references as long as they.
 
         Windows share a batch with windows of the same length in seconds, so that no padding is between them.
         """
         references = references or [None] * len(windows)
-        mean = np.full((len(windows), len(listeners), len(DIMENSIONS)), np.nan)
-        std, self.mass = mean.copy(), np.zeros(len(windows))
+        mean, std, mass = np.full((3, len(windows), len(listeners), len(DIMENSIONS)), np.nan)
 
         def kind(i: int) -> tuple[int, bool]:
             return bucket_length(len(windows[i])), references[i] is not None
@@ -141,11 +164,11 @@ class Predictor:
                 reference = self._features([references[i] for i in at]) if paired else None
                 if self.mode == "generate":
                     mean[at], std[at] = generate_scores(self.model, audio, reference, listeners).numpy(), 0.0
+                    mass[at] = np.isfinite(mean[at])
                     continue
-                m, s, mass = moments(self.model.score(audio, reference, listeners))
-                mean[at], std[at] = m.cpu().numpy(), s.cpu().numpy()
-                self.mass[at] = mass.mean((1, 2)).cpu().numpy()
-        return mean, std
+                found = moments(self.model.score(audio, reference, listeners))
+                mean[at], std[at], mass[at] = (x.cpu().numpy() for x in found)
+        return Scores(mean, std, mass)
 
     def _features(self, windows: Sequence[np.ndarray]) -> Tensor:
         lengths = torch.tensor([len(w) for w in windows])
@@ -163,13 +186,7 @@ class Predictor:
             raise UsageError(f"no listener profile {profile!r}; there are {', '.join(sorted(self.profiles))}")
         return self.profiles[profile].words
 
-    def _explanation(self, chunk: Chunk, mean: np.ndarray, explain: str, listener: str) -> str | None:
-        if explain == "never" or not chunk.counts:
-            return None
-        if explain != "always":
-            overall = np.average(mean[chunk.counts, 0], weights=np.asarray(chunk.speech_s)[chunk.counts])
-            if overall >= float(explain.removeprefix("below=")):
-                return None
+    def _explanation(self, chunk: Chunk, mean: np.ndarray, listener: str) -> str:
         i = int(np.nanargmin(mean[:, 0]))
         laid = chunk.references and chunk.references[i]
         return "".join(self._answer(mean[i], chunk.windows[i], laid, chunk.evidence[i], EXPLAIN, listener))

@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 
 from sqllm import DIMENSIONS
 from sqllm.audio import RATE, align, evidence
 from sqllm.audio.io import open_sound, to_int16
-from sqllm.audio.windows import FRAME, FRAME_S, MIN_S, WINDOW_S, Windower, speech_frames
+from sqllm.audio.windows import FRAME, FRAME_S, MIN_S, Windower, speech_frames
 from sqllm.errors import AudioError
-
-__all__ = ["CHUNK_WINDOWS", "DIMENSIONS", "RATE", "ROW_FIELDS", "WINDOW_S", "Chunk", "assemble", "cut", "recording_id"]
-
 
 CHUNK_WINDOWS = 32
 HELD_WINDOWS = 128  # of all channels together: a file of many channels is given out in shorter chunks
@@ -89,11 +87,12 @@ def cut(uri: str, reference: str | None = None) -> Iterator[Chunk]:
             raise AudioError("EMPTY", "the file holds no samples")
         for channel in channels:
             yield from channel.finish()
-    except AudioError as error:
+    except Exception as error:  # whatever a decoder throws at us: the recording gets its row
+        known = error if isinstance(error, AudioError) else AudioError("DECODE", in_words(error))
         for channel in channels:
-            yield channel.failed(error)
+            yield channel.failed(known)
         if not channels:
-            yield Chunk(uri, None, 0, row=_row(uri, None, reference, error))
+            yield Chunk(uri, None, 0, row=_row(uri, None, reference, known))
 
 
 class _Channel:
@@ -167,10 +166,22 @@ def _row(uri: str, channel: int | None, reference: str | None, error: AudioError
     return row
 
 
+def in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
 def _mark(row: dict, error: AudioError) -> None:
     row.update(error_code=error.code, error_detail=error.detail)
     if error.code != "REFERENCE":
         row["status"] = "skipped" if error.code in SKIPPED else "failed"
+
+
+def rows(scored: Iterable[tuple[Chunk, dict | None]]) -> list[dict]:
+    """One row a channel from all chunks of ONE recording, in any order; only one where it could not be opened."""
+    scored = list(scored)
+    broken = [pair for pair in scored if pair[0].channel is None]
+    scored = broken[:1] or sorted(scored, key=lambda pair: (pair[0].channel, pair[0].index))
+    return [assemble(channel) for _, channel in groupby(scored, key=lambda pair: pair[0].channel)]
 
 
 def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
@@ -199,7 +210,7 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
             error = error or AudioError("MODEL", (score or {}).get("error") or "no finite score for a window")
         elif counts.any() and mean[counts, 0].min() < worst:
             worst = mean[counts, 0].min()
-            extra.update(explanation=score.get("explanation"))
+            extra.update((key, score.get(key)) for key in ("explanation", "explain_below") if key in score)
         for start, window, values in zip(chunk.starts_s, chunk.windows, mean, strict=True):
             values = [float(v) if np.isfinite(v) else None for v in values]
             span = {"start_s": start, "end_s": start + len(window) / RATE}
@@ -212,7 +223,7 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
     row = dict(row)
     if row["status"] == "ok" and error:
         _mark(row, error)
-    row.update((key, value) for key, value in extra.items() if key != "explanation")
+    row.update((key, value) for key, value in extra.items() if key in ROW_FIELDS and key != "explanation")
     if row["status"] != "ok":
         return row
     means, variances, weights = np.concatenate(means), np.concatenate(variances), np.concatenate(weights)
@@ -223,5 +234,5 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
         row[name], row[f"{name}_std"] = float(mean[i]), float(std[i])
     worst_at = int(np.nanargmin(means[:, 0]))
     row.update(windows=windows, worst_start_s=windows[worst_at]["start_s"], worst_mos=windows[worst_at]["mos"])
-    row["explanation"] = extra.get("explanation")
+    row["explanation"] = extra.get("explanation") if row["mos"] < extra.get("explain_below", np.inf) else None
     return row

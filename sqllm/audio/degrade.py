@@ -17,7 +17,8 @@ import soundfile as sf
 import soxr
 from scipy import signal
 
-RATE = 16_000
+from sqllm.audio import RATE
+
 NOMINAL_DBOV = -26.0  # active speech level of an undegraded clip (ITU-T P.830)
 
 

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import torch
 
-RATE = 16_000
+from sqllm.audio import RATE
 
 
 def _distillmos() -> torch.nn.Module:

@@ -28,7 +28,7 @@ import soxr
 from sqllm.audio.degrade import RATE, Impairment, Sources, active_mask, apply, to_level
 from sqllm.audio.io import av
 from sqllm.corpus import ratings
-from sqllm.errors import UsageError
+from sqllm.errors import UsageError, run
 
 SHARD = 50
 VAL_EVERY = 12  # every 12th clip is a validation clip
@@ -232,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,7 +14,7 @@ from sqllm.model.scoring import encode
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 
 LONGEST = 120  # tokens of an answer
-NUMBER = re.compile(r"[1-5](?:\.\d+)?")
+NUMBER = re.compile(r"(?:[1-4](?:\.\d)?|5(?:\.0)?)(?![\d.])")
 
 
 def continue_greedily(model: SpeechQualityLLM, x_BSD: Tensor, tokens: int, scores: bool = False) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,6 @@ class ModelConfig:
     encoder: str  # a directory or a name on the hub: Whisper or AST
     language_model: str  # a directory or a name on the hub: any Llama-architecture causal language model
     audio_tokens: int = 128
-    window_s: float = 10.0
     encoder_layers: str = "last"  # or "all": a learned weighting
     encoder_training: str = "frozen"  # or "query" (the paper, for AST), "full"
     lora: LoRA | None = field(default_factory=LoRA)
@@ -81,7 +81,7 @@ def resolve(name: str | Path) -> Path:
             return path
     shipped = ", ".join(sorted(p.name for p in PRESET_ROOT.iterdir())) if PRESET_ROOT.is_dir() else "none"
     if str(name) in PRESETS:
-        raise UsageError(f"the preset {str(name)!r} has no trained weights to ship: train it, then give its directory")
+        raise UsageError(f"the preset {str(name)!r} has no weights that ship, and `sqllm train` cannot train it yet")
     raise UsageError(f"no model {str(name)!r}: give a model directory, or one of those that ship: {shipped}")
 
 
@@ -92,3 +92,15 @@ def trained(name: str | Path) -> Path:
         if not (directory / name).is_file():
             raise UsageError(f"{directory} has no {name}: a model that was never trained gives no scores")
     return directory
+
+
+def explained_below(explain: str) -> float:
+    """never, always or below=SCORE as a limit of mos."""
+    limits = {"never": -math.inf, "always": math.inf}
+    try:
+        limit = limits[explain] if explain in limits else float(explain.removeprefix("below="))
+    except ValueError:
+        limit = math.nan
+    if explain not in limits and not (explain.startswith("below=") and 1 <= limit <= 5):
+        raise UsageError(f"explain {explain!r} is not never, always or below=SCORE, such as below=2.5")
+    return limit

@@ -44,11 +44,9 @@ class AudioEncoder(nn.Module):
     layers: "all" (the embeddings and each layer, normalised without parameters) or "last" (the encoder's own output).
     """
 
-    def __init__(
-        self, config: WhisperConfig | ASTConfig, layers: str = "all", tokens: int = 128, window_s: float = 10.0
-    ):
+    def __init__(self, config: WhisperConfig | ASTConfig, layers: str = "all", tokens: int = 128):
         super().__init__()
-        self.config, self.layers, self.tokens, self.window_s = config, layers, tokens, window_s
+        self.config, self.layers, self.tokens = config, layers, tokens
         if isinstance(config, ASTConfig):
             self.model, self.width = ASTModel(config), config.hidden_size
             self.log_mel = ASTLogMel(config.num_mel_bins, config.max_length)

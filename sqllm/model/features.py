@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-RATE = 16_000
+from sqllm.audio import RATE
 
 
 class WhisperLogMel(nn.Module):

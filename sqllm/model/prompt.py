@@ -16,7 +16,7 @@ from sqllm.model.scoring import encode
 INSTRUCTION = "You judge the quality of speech from 1 (bad) to 5 (excellent)."
 AUDIO, REFERENCE = "<|audio|>", "<|reference|>"
 QUESTIONS = {d: f"{d}: " for d in DIMENSIONS}  # the words before a number
-RATE = "Rate it."  # the question of the answer tree; a listener's words stand in front of the answers
+RATE_IT = "Rate it."  # the question of the answer tree; a listener's words stand in front of the answers
 EXPLAIN = "What is wrong with it?"
 _REST = "<|rest|>"
 
@@ -44,8 +44,10 @@ class Prompt:
             {"role": "system", "content": INSTRUCTION},
             {"role": "user", "content": f"{AUDIO}{_REST}"},
         ]
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if tokenizer.chat_template:  # some templates write today's date, and a score must not change with it
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
+            )
         else:
             text = f"{INSTRUCTION}\n{AUDIO}{_REST}\nAnswer: "
         self.before, after = text.split(AUDIO)
@@ -65,7 +67,7 @@ class Prompt:
         return encode(self.tokenizer, f"\n{text}{self.after}")
 
     def rating(self, reference: bool = False) -> list[list[int] | str]:
-        return [*self.audio(reference), self.question(RATE)]
+        return [*self.audio(reference), self.question(RATE_IT)]
 
     def answer(self, text: str) -> list[int]:
         """An answer with the token that ends it."""

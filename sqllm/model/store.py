@@ -20,7 +20,7 @@ import accelerate
 import peft
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     ASTConfig,
     ASTModel,
@@ -31,14 +31,16 @@ from transformers import (
     LlamaForCausalLM,
     WhisperModel,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from sqllm.audio.windows import WINDOW_S
 from sqllm.errors import UsageError
 from sqllm.model import pack
 from sqllm.model.config import TRAINED, ModelConfig, resolve, trained
 from sqllm.model.encoder import AudioEncoder
 from sqllm.model.language import LanguageModel
-from sqllm.model.prompt import INSTRUCTION, QUESTIONS, RATE
+from sqllm.model.prompt import QUESTIONS, RATE_IT, Prompt
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 
 transformers_logging.disable_progress_bar()  # of loading weights: seconds at most
@@ -71,10 +73,10 @@ def load_encoder(config: ModelConfig, directory: Path | None = None) -> AudioEnc
             state = pack.unpack(load_file(packed))
         else:
             state = _from_hub("encoder", path, lambda: WhisperModel.from_pretrained(path)).encoder.state_dict()
-        base.max_source_positions = int(config.window_s * 50)  # no paying for 30 s
+        base.max_source_positions = int(WINDOW_S * 50)  # no paying for 30 s
         state["embed_positions.weight"] = state["embed_positions.weight"][: base.max_source_positions]
     with accelerate.init_empty_weights(include_buffers=False):
-        encoder = AudioEncoder(base, config.encoder_layers, config.audio_tokens, config.window_s)
+        encoder = AudioEncoder(base, config.encoder_layers, config.audio_tokens)
     shapes = {n: p.shape for n, p in encoder.model.named_parameters()}
     encoder.model.load_state_dict({n: w.view(shapes[n]) for n, w in state.items()}, assign=True)
     return encoder
@@ -170,11 +172,14 @@ def file_hash(path: Path) -> str:
 
 
 def base_hashes(config: ModelConfig, directory: Path | None) -> dict[str, dict[str, str]]:
-    """Of each base model its name and the SHA-256 of its weight files, where they lie in a directory."""
+    """Of each base model its name and the SHA-256 of its files: weights, configuration, tokenizer, chat template."""
     out = {}
     for what in ("encoder", "language_model"):
         path = Path(_base_path(getattr(config, what), directory))
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+        if not path.is_dir():  # a name on the hub: where it was downloaded to
+            found = cached_file(str(path), "config.json", _raise_exceptions_for_missing_entries=False)
+            path = Path(found).parent if found else path
+        files = sorted(f for f in path.glob("*") if f.suffix in (".safetensors", ".json", ".jinja"))
         out[what] = {"name": getattr(config, what)} | {f.name: file_hash(f) for f in files}
     return out
 
@@ -206,8 +211,8 @@ def load(
     found = base_hashes(config, directory)
     for what, hashes in expected.items():
         for file, digest in hashes.items():
-            if file in found[what] and found[what][file] != digest:
-                raise UsageError(f"{directory} was trained on another {what}: {file} differs from the one it names")
+            if file != "name" and found[what].get(file) != digest:
+                raise UsageError(f"{directory} was trained on another {what}: {file} is not the one it names")
     model = create(config, directory, torch.float32 if merge and not config.quantization else dtype)
     load_trained(model, load_file(directory / TRAINED))
     if merge and not config.quantization:
@@ -225,17 +230,13 @@ def cast(model: SpeechQualityLLM, dtype: torch.dtype) -> SpeechQualityLLM:
     return model
 
 
-def fingerprint(name: str | Path) -> str:
+def fingerprint(name: str | Path, prompt: Prompt, *settings: str) -> str:
     """Twelve hexadecimal digits that change whenever scores may.
 
-    They cover configuration, bases, trained weights and preprocessing.
+    They cover configuration, base models, trained weights, preprocessing, the prompt's words, and `settings`.
     """
     directory = resolve(name)
-    parts = [str(PREPROCESSING), INSTRUCTION, RATE, *QUESTIONS.values()]
+    parts = [str(PREPROCESSING), prompt.before, prompt.after, RATE_IT, *QUESTIONS.values(), *settings]
     parts += [(directory / "config.json").read_text(), (directory / "base.json").read_text()]
     parts.append(file_hash(directory / TRAINED))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def count_trainable(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -39,15 +39,19 @@ def train(
         raise UsageError(
             f"encoder_training is {config.encoder_training!r}: this loop trains with a frozen encoder only"
         )
+    if config.lora is None or config.score_layers is None:
+        raise UsageError("this loop needs lora and score_layers: words are learned above the layers that give scores")
     if not any(corpus.glob("clips-*.parquet")):
         raise UsageError(f"no shards clips-*.parquet in {corpus}: `python -m sqllm.corpus.simulate --help` makes them")
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
     encoder = store.load_encoder(config, bases).eval()
     encoder.model.to(torch.bfloat16)
-    features.prepare(encoder, corpus)
-    data = read(corpus)
+    key = features.features_key(config, bases)
+    features.prepare(encoder, corpus, key)
+    data = read(corpus, key)
+    torch.manual_seed(1)
     model = store.create(config, bases, torch.bfloat16).train()
-    scores.train(model, data, out, score_steps, batch, lr)
-    words.train(model, data, out, word_steps, max(1, batch // 4), lr=lr)
+    settings = {"clips": len(data["train"]), "features": key, "batch": batch, "lr": lr}
+    scores.train(model, data, out, settings, score_steps, batch, lr)
+    words.train(model, data, out, settings, word_steps, max(1, batch // 4), lr=lr)
     return store.save(model, out, bases)

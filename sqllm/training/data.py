@@ -54,7 +54,10 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
     level's share of the parameters' rating. Without teachers (simulated with --no-panel) the parameters stand alone.
     """
     from_parameters = np.array([row["mos"] for row in rows])
-    if any(row.get("distillmos") is None for row in rows):
+    taught = {row.get("distillmos") is not None for row in rows}
+    if len(taught) > 1:
+        raise UsageError("some shards of this corpus have teachers of mos and some were simulated with --no-panel")
+    if taught == {False}:
         return from_parameters
     distill = np.array([row["distillmos"] for row in rows])
     pesq = np.array([np.nan if row["pesq"] is None else row["pesq"] for row in rows])
@@ -65,18 +68,18 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
     return np.clip(0.8 * (1 + (heard - 1) * kept) + 0.2 * from_parameters, 1, 5)
 
 
-def read(corpus: Path) -> dict[str, Clips]:
+def read(corpus: Path, key: str) -> dict[str, Clips]:
     """The splits "train" and "val" of a corpus whose features are prepared."""
-    paths = [p for p in sorted(corpus.glob("clips-*.parquet")) if features_path(p).exists()]
+    paths = [p for p in sorted(corpus.glob("clips-*.parquet")) if features_path(p, key).exists()]
     if not paths:
-        raise UsageError(f"no clips with features in {corpus}: run `python -m sqllm.training features` first")
+        raise UsageError(f"no clips in {corpus} whose features are prepared: `sqllm.training.train` prepares them")
     rows, where = [], []
     for s, path in enumerate(paths):
         columns = [name for name in COLUMNS if name in pq.read_schema(path).names]  # no teachers with --no-panel
         for r, row in enumerate(pq.read_table(path, columns=columns).to_pylist()):
             rows.append(row | {"chain": json.loads(row["chain"]), "severities": json.loads(row["severities"])})
             where.append((s, r))
-    shards, where = [np.load(features_path(p), mmap_mode="r") for p in paths], np.array(where)
+    shards, where = [np.load(features_path(p, key), mmap_mode="r") for p in paths], np.array(where)
     mean = np.array([[row[d] for d in DIMENSIONS] for row in rows])
     mean[:, 0] = panel_mos(rows)
     std, split = ratings.spread(mean), np.array([row["split"] for row in rows])

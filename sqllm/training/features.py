@@ -1,13 +1,16 @@
 """Pooled features of a simulated corpus, computed once: the encoder is frozen, so no step of training needs it again.
 
-Beside each shard `clips-00000.parquet` a file `clips-00000.features.npy`: float16 [clips, 2, layers, tokens, width], of
-the degraded clip and of its reference. The reference is laid as the aligner leaves it: up to 10 ms off, and now and
-then (`WRONG`) another clip's, so that the model learns how far to trust it.
+Beside each shard `clips-00000.parquet` a file `clips-00000.KEY.npy`, whose key names encoder, layers and tokens:
+float16 [clips, 2, layers, tokens, width], of the degraded clip and of its reference. The reference is laid as the
+aligner leaves it: delay and drift are gone but for up to 10 ms, and now and then (`WRONG`) it is another clip's, so
+that the model learns how far to trust it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 from pathlib import Path
 
@@ -18,14 +21,21 @@ import torch
 from torch import Tensor
 
 from sqllm.audio import RATE
+from sqllm.model import store
+from sqllm.model.config import ModelConfig
 from sqllm.model.encoder import AudioEncoder, bucket_length
 
 WRONG = 0.04
 OFF = RATE // 100
 
 
-def features_path(shard: Path) -> Path:
-    return shard.with_suffix(".features.npy")
+def features_path(shard: Path, key: str) -> Path:
+    return shard.with_suffix(f".{key}.npy")
+
+
+def features_key(config: ModelConfig, bases: Path) -> str:
+    parts = [store.base_hashes(config, bases)["encoder"], config.encoder_layers, config.audio_tokens]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 def samples(flac: bytes) -> np.ndarray:
@@ -49,12 +59,11 @@ def laid(references: list[np.ndarray], i: int, rng: np.random.Generator) -> np.n
     return np.roll(x, shift)
 
 
-def prepare(encoder: AudioEncoder, corpus: Path, worker: int = 0, workers: int = 1) -> int:
-    """Compute what is missing of this worker's shards; how many were made."""
-    made = 0
-    for number, shard in enumerate(sorted(corpus.glob("clips-*.parquet"))):
-        path = features_path(shard)
-        if number % workers != worker or path.exists():
+def prepare(encoder: AudioEncoder, corpus: Path, key: str) -> None:
+    """Compute what is missing."""
+    for shard in sorted(corpus.glob("clips-*.parquet")):
+        path = features_path(shard, key)
+        if path.exists():
             continue
         table = pq.read_table(shard, columns=["index", "audio", "reference"]).to_pylist()
         references = [samples(row["reference"]) for row in table]
@@ -66,5 +75,3 @@ def prepare(encoder: AudioEncoder, corpus: Path, worker: int = 0, workers: int =
         temporary = path.with_suffix(".tmp.npy")
         np.save(temporary, out)
         os.replace(temporary, path)
-        made += 1
-    return made

@@ -16,18 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sqllm.errors import UsageError
+
 EVERY = 8  # reports between two checkpoints
 
 
 def fit(
     model: nn.Module, loss: Callable[[np.random.Generator], Tensor], checkpoint: Path, steps: int, lr: float,
-    seed: int = 1, report: int = 25, validate: Callable[[], dict[str, float]] = dict,
+    seed: int, settings: dict, report: int = 25, validate: Callable[[], dict[str, float]] = dict,
 ) -> None:  # fmt: skip
     """Minimise `loss(generator)` over the parameters that require a gradient, in place.
 
-    Goes on from `checkpoint` where it exists. Prints a line of JSON every `report` steps; with every checkpoint
-    it has the figures of `validate` too. LoRA learns with `lr`, what starts from nothing (projector, norms)
-    three times as fast.
+    Goes on from `checkpoint` where it exists; UsageError where that was made with other `settings`. Prints a line of
+    JSON every `report` steps; with every checkpoint it has the figures of `validate` too. LoRA learns with `lr`, what
+    starts from nothing (projector, norms) three times as fast.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     groups = [{"params": [p for n, p in named.items() if (".lora_" in n) == lora], "lr": lr * (1 if lora else 3)}
@@ -42,12 +44,15 @@ def fit(
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != settings:
+            raise UsageError(f"{checkpoint} was made with other settings ({state['settings']}): give another --out")
         model.load_state_dict(state["model"], strict=False)
         adamw.load_state_dict(state["optimizer"])
         start = state["step"]
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor, last_epoch=start - 1)
     began, losses = time.time(), []
     for step in range(start, steps):
+        torch.manual_seed(1000 * seed + step)  # of dropout
         with torch.autocast(next(iter(named.values())).device.type, torch.bfloat16):
             value = loss(np.random.default_rng([seed, step]))
         value.backward()
@@ -64,6 +69,7 @@ def fit(
                 line |= validate()
                 weights = {n: p.detach() for n, p in named.items()}
                 temporary = checkpoint.with_suffix(".tmp")
-                torch.save({"model": weights, "optimizer": adamw.state_dict(), "step": step + 1}, temporary)
+                state = {"model": weights, "optimizer": adamw.state_dict(), "step": step + 1, "settings": settings}
+                torch.save(state, temporary)
                 os.replace(temporary, checkpoint)
             print(json.dumps({k: round(float(v), 4) for k, v in line.items()}), flush=True)

@@ -31,8 +31,8 @@ def targets(clips: Clips, at: np.ndarray, profile: Profile | None) -> Tensor:
 
 
 def train(
-    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, steps: int, batch: int = 8, lr: float = 5e-4,
-    double_ended: float = 0.3, listeners: float = 0.4,
+    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: dict, steps: int, batch: int = 8,
+    lr: float = 5e-4, double_ended: float = 0.3, listeners: float = 0.4,
 ) -> None:  # fmt: skip
     """Train in place, with checkpoints in `out`."""
     clips, profiles = data["train"], [p for p in load_profiles().values() if p.trained]
@@ -48,7 +48,16 @@ def train(
         return -(target.to(log.device) * log).sum(-1).mean()
 
     store.mark_trainable(model, "scores")
-    fit(model, loss, out / "scores.pt", steps, lr, seed=1, validate=lambda: validate(model, data["val"]))
+    fit(
+        model,
+        loss,
+        out / "scores.pt",
+        steps,
+        lr,
+        seed=1,
+        settings=settings,
+        validate=lambda: validate(model, data["val"]),
+    )
     store.mark_trainable(model)
 
 

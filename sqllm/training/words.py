@@ -17,6 +17,7 @@ from torch import Tensor
 from sqllm import DIMENSIONS
 from sqllm.audio.evidence import describe, measure
 from sqllm.audio.io import to_int16
+from sqllm.corpus.profiles import Profile, load_profiles
 from sqllm.corpus.questions import draw
 from sqllm.model import store
 from sqllm.model.prompt import Prompt, known
@@ -62,11 +63,15 @@ def prefix_ids(prompt: Prompt, context: str, audio_tokens: int, reference: bool)
     return ids + prompt.context(context), places
 
 
-def example(model: SpeechQualityLLM, clips: Clips, i: int, questions: int, reference: bool, rng) -> Packed:
+def example(
+    model: SpeechQualityLLM, clips: Clips, i: int, questions: int, reference: bool, rng, profile: Profile | None = None
+) -> Packed:
+    """Questions about clip i with what is known of it: scores, as the panel or a listener gives them, and facts."""
     facts = measure(to_int16(samples(clips.audio(i))))
-    scores = np.clip(clips.mean[i] + rng.normal(0, JITTER, 5), 1, 5).round(1)
+    mean = profile.target(clips.mean[i], clips.std[i])[0] if profile else clips.mean[i]
+    scores = np.clip(mean + rng.normal(0, JITTER, 5), 1, 5).round(1)
     scores = dict(zip(DIMENSIONS, scores.tolist(), strict=True))
-    context = known(scores, "" if rng.random() < WITHHELD else describe(facts))
+    context = known(scores, "" if rng.random() < WITHHELD else describe(facts), profile.words if profile else "")
     prefix, _ = prefix_ids(model.prompt, context, model.config.audio_tokens, reference)
     dialogues = [draw(clips.chain(i), scores, facts, rng) for _ in range(questions)]
     return Packed.pack(prefix, [(model.prompt.question(d.question), model.prompt.answer(d.answer)) for d in dialogues])
@@ -106,18 +111,19 @@ def loss(model: SpeechQualityLLM, packed: list[Packed], audio: Tensor, reference
 
 
 def train(
-    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, steps: int, batch: int = 2, questions: int = 4,
-    lr: float = 5e-4, double_ended: float = 0.25,
+    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: dict, steps: int, batch: int = 2,
+    questions: int = 4, lr: float = 5e-4, double_ended: float = 0.25, listeners: float = 0.2,
 ) -> None:  # fmt: skip
     """Train in place, with checkpoints in `out`."""
-    clips = data["train"]
+    clips, profiles = data["train"], [p for p in load_profiles().values() if p.trained]
 
     def step(rng: np.random.Generator) -> Tensor:
         at = rng.integers(len(clips), size=batch)
         reference = clips.features(at, reference=True) if rng.random() < double_ended else None
-        packed = [example(model, clips, i, questions, reference is not None, rng) for i in at]
+        profile = profiles[rng.integers(len(profiles))] if rng.random() < listeners else None
+        packed = [example(model, clips, i, questions, reference is not None, rng, profile) for i in at]
         return loss(model, packed, clips.features(at), reference)
 
     store.mark_trainable(model, "words")
-    fit(model, step, out / "words.pt", steps, lr, seed=2)
+    fit(model, step, out / "words.pt", steps, lr, seed=2, settings=settings)
     store.mark_trainable(model)

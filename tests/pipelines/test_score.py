@@ -1,15 +1,14 @@
 import json
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
 from pyarrow import dataset
 
-from pipelines.score import Settings, cut_recordings, score
+from pipelines.score import Part, Settings, _rows, score
 from pipelines.sources import find
 from sqllm.errors import UsageError
-from sqllm.recording import ROW_FIELDS
+from sqllm.recording import ROW_FIELDS, cut
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -118,15 +117,8 @@ def test_a_gpu_that_is_not_there_is_refused(local_ray, tmp_path, record, stand_i
         score(find([str(tmp_path)]), tmp_path, Settings(device="cuda"), stand_in)
 
 
-def test_whatever_the_decoder_throws_becomes_a_row(monkeypatch):
-    def explode(uri, reference_uri):
-        raise ZeroDivisionError("in the decoder")
-        yield
-
-    monkeypatch.setattr("pipelines.score.cut", explode)
-    batch = pa.table({"position": [7], "uri": ["a.wav"], "reference_uri": pa.nulls(1, pa.string())})
-    (table,) = cut_recordings(batch)
-    import pickle
-
-    chunk, of = pickle.loads(table["thing"][0].as_py())
-    assert of == 1 and chunk.row["error_code"] == "DECODE" and "ZeroDivisionError" in chunk.row["error_detail"]
+def test_nonsense_from_a_model_costs_that_recording_alone(tmp_path, record):
+    (chunk,) = cut(str(record(tmp_path / "a.wav")))
+    part = Part(chunk, 1, {"mean": [[1.0]], "std": [[1.0]]}, "stand-in", 0.0)
+    (row,) = _rows([part])
+    assert (row["status"], row["error_code"], row["channel"]) == ("failed", "MODEL", 0) and row["uri"] == chunk.uri

@@ -13,8 +13,6 @@ from sqllm.errors import UsageError
 class LevelMeter:
     """A stand-in that hears nothing but the level."""
 
-    mass = np.ones(1)
-
     def score(self, files, references=None):
         rows = []
         for file in files:

@@ -51,19 +51,19 @@ def test_rows(predictor, wav, tmp_path):
 
 def test_a_score_does_not_depend_on_the_batch(predictor, speech):
     windows = [(speech(s, seed=i) * 20000).short().numpy() for i, s in enumerate((10, 3.2, 10, 2.5, 9.9, 10, 10))]
-    together, spread = predictor.score_windows(windows)
+    together, spread, _ = predictor.score_windows(windows)
     alone = [predictor.score_windows([window]) for window in windows]
-    assert together[:, 0] == pytest.approx(np.stack([mean[0, 0] for mean, _ in alone]), abs=1e-3)
-    assert spread[:, 0] == pytest.approx(np.stack([std[0, 0] for _, std in alone]), abs=1e-3)
+    assert together[:, 0] == pytest.approx(np.stack([mean[0, 0] for mean, _, _ in alone]), abs=1e-3)
+    assert spread[:, 0] == pytest.approx(np.stack([std[0, 0] for _, std, _ in alone]), abs=1e-3)
     assert np.ptp(together[:, 0, 0]) > 1e-3  # different windows, different scores
 
 
 def test_listeners_share_a_pass_and_do_not_disturb_each_other(predictor, speech):
     window = (speech(4) * 20000).short().numpy()
     words = [predictor.profiles[name].words for name in ("expert", "audiologist")]
-    together, _ = predictor.score_windows([window], listeners=["", *words])
+    together = predictor.score_windows([window], listeners=["", *words]).mean
     for i, listener in enumerate(["", *words]):
-        assert predictor.score_windows([window], listeners=[listener])[0][0, 0] == pytest.approx(
+        assert predictor.score_windows([window], listeners=[listener]).mean[0, 0] == pytest.approx(
             together[0, i], abs=1e-3
         )
     assert np.abs(together[0, 0] - together[0, 1]).max() > 1e-4

@@ -157,3 +157,12 @@ def test_a_model_that_gives_nothing_is_an_error(tmp_path):
     for scored in (None, {"error": "out of memory"}, score(chunk, np.nan)):
         row = assemble([(chunk, scored)])
         assert (row["status"], row["error_code"], row["mos"]) == ("failed", "MODEL", None)
+
+
+def test_whatever_the_decoder_throws_becomes_a_row(monkeypatch):
+    def explode(uri):
+        raise ZeroDivisionError("in the decoder")
+
+    monkeypatch.setattr("sqllm.recording.open_sound", explode)
+    (chunk,) = cut("a.wav")
+    assert chunk.row["error_code"] == "DECODE" and "ZeroDivisionError" in chunk.row["error_detail"]

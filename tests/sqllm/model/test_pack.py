@@ -31,7 +31,7 @@ def test_four_bits_come_back_exactly():
 
 
 def test_a_packed_encoder_hears_the_same(config, speech, tmp_path):
-    plain = load_encoder(config(window_s=3.0)).eval()
+    plain = load_encoder(config()).eval()
     state = plain.model.state_dict()
     packed = pack.pack_encoder(state, 150)
     assert sum(n.endswith(".q8") for n in packed) > 10
@@ -40,7 +40,7 @@ def test_a_packed_encoder_hears_the_same(config, speech, tmp_path):
     (tmp_path / "encoder").mkdir()
     save_file(packed, tmp_path / "encoder" / "packed.safetensors")
     plain.config.save_pretrained(tmp_path / "encoder")
-    small = load_encoder(replace(config(window_s=3.0), encoder="encoder"), tmp_path).eval()
+    small = load_encoder(replace(config(), encoder="encoder"), tmp_path).eval()
     x, n = speech(3.0)[None], torch.tensor([48000])
     with torch.no_grad():
         error = small(x, n) - plain(x, n)

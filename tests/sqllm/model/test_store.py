@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from sqllm.errors import UsageError
 from sqllm.model.config import LoRA, ModelConfig
-from sqllm.model.store import count_trainable, create, fingerprint, load, mark_trainable, resolve, save, trained_state
+from sqllm.model.store import create, fingerprint, load, mark_trainable, resolve, save, trained_state
 
 FROZEN = {"projector.norm.weight", "projector.norm.bias", "projector.linear.weight", "projector.linear.bias"}
 
@@ -47,7 +47,7 @@ def test_round_trip(config, speech, tmp_path, changes):
     keep(model, tmp_path / "m")
     assert {p.name for p in (tmp_path / "m").iterdir()} == {"config.json", "trained.safetensors", "base.json"}
     back = load(tmp_path / "m", merge=False)
-    assert not back.training and count_trainable(back) == 0
+    assert not back.training and not any(p.requires_grad for p in back.parameters())
     assert torch.equal(scores(back), scores(model))
     x, n = speech(2.0)[None], torch.tensor([32000])
     assert torch.equal(back.features(x, n), model.features(x, n))
@@ -165,12 +165,12 @@ def test_a_missing_base_is_an_error_in_words(config, tmp_path):
 def test_fingerprint_follows_what_changes_scores(config, tmp_path):
     model = trained(config())
     keep(model, tmp_path / "a")
-    first = fingerprint(tmp_path / "a")
-    assert len(first) == 12 and fingerprint(keep(model, tmp_path / "b")) == first
+    first = fingerprint(tmp_path / "a", model.prompt)
+    assert len(first) == 12 and fingerprint(keep(model, tmp_path / "b"), model.prompt) == first
     model.projector.linear.bias.data[0] += 1e-3
-    assert fingerprint(keep(model, tmp_path / "b")) != first
-    assert fingerprint(keep(model, tmp_path / "a")) != first  # also where a file is written over
-    assert fingerprint(keep(trained(config("ast")), tmp_path / "c")) != first
+    assert fingerprint(keep(model, tmp_path / "b"), model.prompt) != first
+    assert fingerprint(keep(model, tmp_path / "a"), model.prompt) != first  # also where a file is written over
+    assert fingerprint(keep(trained(config("ast")), tmp_path / "c"), model.prompt) != first
 
 
 def test_weights_kept_in_half_score_nearly_the_same(config, tmp_path):

@@ -1,6 +1,7 @@
 """Training on a miniature corpus and model: it learns, goes on where it stopped, and words leave the scores alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from sqllm.model import answering, store
 from sqllm.model.config import LoRA
 from sqllm.training import train, words
 from sqllm.training.data import panel_mos, read
-from sqllm.training.features import features_path, prepare
+from sqllm.training.features import features_key, features_path, prepare
 from sqllm.training.words import Packed, loss
 
 
@@ -40,6 +41,13 @@ def corpus(tmp_path_factory, speech):
     for shard in range(2):
         pq.write_table(pa.Table.from_pylist(rows[24 * shard :][:24]), out / f"clips-{shard:05d}.parquet")
     return out
+
+
+def prepared(corpus, base_model):
+    config = store.ModelConfig.load(base_model)
+    key = features_key(config, base_model)
+    prepare(store.load_encoder(config).eval(), corpus, key)
+    return read(corpus, key)
 
 
 def test_learns_goes_on_and_saves_a_whole_model(corpus, base_model, tmp_path, capsys):
@@ -80,16 +88,16 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, t
 
 
 def test_words_change_no_score(corpus, base_model, tmp_path):
-    data = read(corpus)
+    data = prepared(corpus, base_model)
     model = store.create(store.ModelConfig.load(base_model)).eval()
     features = data["train"].features(np.arange(4))
     before = model.score(features).detach()
-    words.train(model, data, tmp_path, steps=3, batch=2, questions=2, lr=1e-2)
+    words.train(model, data, tmp_path, {}, steps=3, batch=2, questions=2, lr=1e-2)
     assert torch.equal(model.eval().score(features), before)
 
 
 def test_packed_questions_cost_what_each_costs_alone(corpus, base_model):
-    clips = read(corpus)["train"]
+    clips = prepared(corpus, base_model)["train"]
     torch.manual_seed(0)
     model = store.create(store.ModelConfig.load(base_model)).eval()
     prefix, _ = words.prefix_ids(model.prompt, "mos 3.0.", 8, False)
@@ -128,6 +136,8 @@ def test_panel_mos_knows_level():
     loud, quiet, unheard = panel_mos(rows)
     assert quiet < loud - 0.5 and unheard < loud
     assert panel_mos([{"mos": 3.0, "distillmos": None}]) == [3.0]
+    with pytest.raises(UsageError, match="--no-panel"):
+        panel_mos([*rows, {"mos": 3.0}])
 
 
 def test_what_cannot_be_trained_is_said(base_model, corpus, tmp_path, config):
@@ -136,11 +146,25 @@ def test_what_cannot_be_trained_is_said(base_model, corpus, tmp_path, config):
     config("ast", encoder_training="query").save(tmp_path)
     with pytest.raises(UsageError, match="frozen"):
         train(corpus, tmp_path, tmp_path / "out", 1, 1)
+    config().save(tmp_path)
+    with pytest.raises(UsageError, match="score_layers"):
+        train(corpus, tmp_path, tmp_path / "out", 1, 1)
 
 
-def test_features_are_made_once(corpus, base_model):
-    encoder = store.load_encoder(store.ModelConfig.load(base_model)).eval()
-    prepare(encoder, corpus)
-    assert prepare(encoder, corpus) == 0
-    made = np.load(features_path(corpus / "clips-00000.parquet"))
+def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_model):
+    config = store.ModelConfig.load(base_model)
+    encoder, key = store.load_encoder(config).eval(), features_key(config, base_model)
+    prepare(encoder, corpus, key)
+    path = features_path(corpus / "clips-00000.parquet", key)
+    made, at = np.load(path), path.stat().st_mtime_ns
+    prepare(encoder, corpus, key)
+    assert path.stat().st_mtime_ns == at
     assert made.shape == (24, 2, 3, 8, 64) and np.isfinite(made.astype(np.float32)).all()
+    assert features_key(replace(config, audio_tokens=4), base_model) != key
+    assert features_key(replace(config, lora=None), base_model) == key
+
+
+def test_a_checkpoint_of_another_run_is_refused(corpus, base_model, tmp_path):
+    train(corpus, base_model, tmp_path, 2, 2, batch=4)
+    with pytest.raises(UsageError, match="other settings"):
+        train(corpus, base_model, tmp_path, 4, 2, batch=4, lr=1e-3)
