@@ -2,9 +2,11 @@
 
     python -m sqllm.evaluation votes RATINGS.csv --file deg --score score --condition condition --only set=p835
     python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
+    python -m sqllm.evaluation words CORPUS
 
-`votes` goes through `Predictor.score`, as a user would. `severity` degrades clean
-speech of speakers that training has not heard (`simulate.is_val`) in five steps of one fault at a time.
+`votes` goes through `Predictor.score`, as a user would. `severity` degrades clean speech of speakers that training has
+not heard (`simulate.is_val`) in five steps of one fault at a time. `words` asks about simulated clips of such speakers
+and compares the answers with what was done to them.
 """
 
 from __future__ import annotations
@@ -12,18 +14,24 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from scipy import stats
 
 from sqllm import DIMENSIONS
 from sqllm.audio.degrade import Impairment, Sources, apply, to_level
+from sqllm.audio.evidence import describe, measure
 from sqllm.audio.io import to_int16
 from sqllm.corpus.calibrate import parse
+from sqllm.corpus.questions import FAULTS, SCALE, Clip, Dialogue, draw
 from sqllm.corpus.simulate import Pool, speakers_of
 from sqllm.errors import UsageError, run
 from sqllm.predictor import Predictor
+from sqllm.training.features import samples
 
 SHUFFLES, RESAMPLES = 200, 2000
 STEPS = {  # of each fault: the dimension it is about, and five values from none or little to severe
@@ -121,6 +129,53 @@ def severity(predictor: Predictor, args: argparse.Namespace) -> dict:
     return result
 
 
+def words(predictor: Predictor, args: argparse.Namespace) -> dict:
+    """Answers about simulated clips of unseen speakers, by task: share that agrees with the truth.
+
+    Yes or no by the first word, the category by its word, "when" by its times; an explanation agrees where it names
+    the fault that costs most. Clips without a fault are left out of explanations. `held_out`: wordings never trained.
+    """
+    shards = sorted(args.corpus.glob("clips-*.parquet"))
+    rows = list(islice((row for path in shards for row in _val(path)), args.clips))
+    if not rows:
+        raise UsageError(f"no clips of the split val in {args.corpus}")
+    right: dict[str, list[bool]] = {}
+    for row in rows:
+        rng = np.random.default_rng([5, row["index"]])
+        window = to_int16(samples(row["audio"]))
+        chain = [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in json.loads(row["chain"])]
+        truth, facts = {d: row[d] for d in DIMENSIONS}, measure(window)
+        mean = predictor.score_windows([window]).mean[0, 0]
+        for held_out in (False, True):
+            d = draw(chain, truth, facts, rng, held_out)
+            said = "".join(predictor.answer(mean, window, None, describe(facts), d.question)).partition(". ")[2]
+            agreed = _agrees(d, said, Clip(chain, truth, facts, rng, False).faults)
+            if args.verbose:
+                print(f"{row['index']} {d.task} {'' if agreed else 'WRONG '}| {d.question} | {said} | {d.answer}")
+            if agreed is not None:
+                right.setdefault(f"{d.task}{', held_out' if held_out else ''}", []).append(agreed)
+    return {task: {"n": len(ok), "agree": round(float(np.mean(ok)), 3)} for task, ok in sorted(right.items())}
+
+
+def _val(path: Path) -> list[dict]:
+    return [row for row in pq.read_table(path).to_pylist() if row["split"] == "val"]
+
+
+def _agrees(asked: Dialogue, said: str, faults: list[str]) -> bool | None:
+    if asked.task == "yes_no":
+        return said[:2].lower() == asked.answer[:2].lower()
+    if asked.task == "category":
+        heard = [next((word for _, word in SCALE if word in text.lower()), "") for text in (said, asked.answer)]
+        return heard[0] == heard[1]
+    if asked.task == "when":
+        tail = [re.sub(r"^[^0-9]*", "", text) or text for text in (said, asked.answer)]
+        return tail[0] == tail[1]
+    if asked.task == "explain" and faults:
+        names = [re.sub(r"\{\w+\}", "", text).strip() for text in FAULTS[faults[0]][0]]
+        return any(all(part in said.lower() for part in name.split("  ")) for name in names)
+    return None
+
+
 def human(conditions: Path) -> list[tuple[str, str, list[float]]]:
     """Fault, description and ratings of the human-rated conditions that hold one of these faults alone."""
     with open(conditions, encoding="utf-8") as file:
@@ -152,10 +207,14 @@ def main() -> None:
     b.add_argument("--noise")
     b.add_argument("--speakers", help="CSV with columns path and speaker")
     b.add_argument("--conditions", type=Path, help="human-rated conditions to print beside it")
+    c = commands.add_parser("words")
+    c.add_argument("corpus", type=Path, help="shards of sqllm.corpus.simulate")
+    c.add_argument("--clips", type=int, default=100)
+    c.add_argument("--verbose", action="store_true", help="print every question, answer and truth")
     args = parser.parse_args()
     predictor = Predictor.load(args.model, dtype=args.dtype)
-    result = {"votes": votes, "severity": severity}[args.command](predictor, args)
-    if args.json or args.command == "votes":
+    result = {"votes": votes, "severity": severity, "words": words}[args.command](predictor, args)
+    if args.json or args.command != "severity":
         print(json.dumps(result, indent=2))
         return
     print(f"{result['speakers']} speakers that training has not heard; model {predictor.fingerprint}")
@@ -166,8 +225,8 @@ def main() -> None:
         print(f"{fault['parameter']:>34}  " + "".join(f"{d:>6}" for d in DIMENSIONS))
         for value, scores in zip(fault["values"], fault["scores"], strict=True):
             print(f"{value:>34g}  " + "".join(f"{s:6.2f}" for s in scores))
-        for _, words, scores in [x for x in rated if x[0] == kind]:
-            print(f"{'people: ' + words:>34}  " + "".join(f"{s:6.2f}" for s in scores))
+        for _, condition, scores in [x for x in rated if x[0] == kind]:
+            print(f"{'people: ' + condition:>34}  " + "".join(f"{s:6.2f}" for s in scores))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class Predictor:
             raise problem
         if problem and problem.code == "REFERENCE":
             yield f"({problem.detail}) "
-        yield from self._answer(*worst, question, listener)
+        yield from self.answer(*worst, question, listener)
 
     # ---- windows
 
@@ -189,11 +189,15 @@ class Predictor:
     def _explanation(self, chunk: Chunk, mean: np.ndarray, listener: str) -> str:
         i = int(np.nanargmin(mean[:, 0]))
         laid = chunk.references and chunk.references[i]
-        return "".join(self._answer(mean[i], chunk.windows[i], laid, chunk.evidence[i], EXPLAIN, listener))
+        return "".join(self.answer(mean[i], chunk.windows[i], laid, chunk.evidence[i], EXPLAIN, listener))
 
-    def _answer(self, mean, window, laid, facts, question, listener) -> Iterator[str]:
+    def answer(
+        self, mean: np.ndarray, window: np.ndarray, reference: np.ndarray | None, facts: str, question: str,
+        listener: str = "",
+    ) -> Iterator[str]:  # fmt: skip
+        """Words about one window, int16 [n], after its scores [5] and its facts (`evidence.describe`)."""
         scores = dict(zip(DIMENSIONS, mean, strict=True))
         yield written(scores) + " "
         audio = self._features([window])
-        reference = None if laid is None else self._features([laid])
-        yield from answer(self.model, audio, reference, known(scores, facts, listener), question)
+        laid = None if reference is None else self._features([reference])
+        yield from answer(self.model, audio, laid, known(scores, facts, listener), question)

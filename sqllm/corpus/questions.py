@@ -285,7 +285,7 @@ def advice(clip: Clip) -> tuple[str, str]:
     return clip.ask(ASKED[use]), f"{verdict}: overall quality {mos}, {main}."
 
 
-TASKS = {explain: 3.0, yes_no: 4.0, when: 1.5, category: 1.5, worst: 1.0, advice: 1.5}
+TASKS = {explain: 6.0, yes_no: 4.0, when: 1.5, category: 1.5, worst: 1.0, advice: 1.5}
 
 
 def draw(

@@ -7,6 +7,7 @@ import soundfile
 
 from sqllm import evaluation
 from sqllm.corpus import simulate
+from sqllm.corpus.questions import Dialogue
 from sqllm.errors import UsageError
 
 
@@ -84,3 +85,17 @@ def test_human_conditions_with_one_fault(tmp_path):
         ("level", 3.2),
         ("noise", 2.2),
     ]
+
+
+def test_words_are_compared_with_what_was_done():
+    def agrees(task, truth, said, faults=()):
+        return evaluation._agrees(Dialogue(task, "?", truth), said, list(faults))
+
+    assert agrees("yes_no", "Yes, clear hiss.", "Yes, strong babble.") and not agrees("yes_no", "No.", "Yes.")
+    assert agrees("category", "Loudness is fair, 3.1.", "fair: 2.9 for loudness.")
+    assert not agrees("category", "Loudness is fair, 3.1.", "The loudness is very bad: 1.2.")
+    assert agrees("when", "Dropouts at 1.20-1.31 s.", "It drops out at 1.20-1.31 s.")
+    assert not agrees("when", "It does not drop out.", "Dropouts at 1.20-1.31 s.")
+    assert agrees("explain", "", "You hear severe packet loss and echo.", ["loss"])
+    assert agrees("explain", "", "It has a level far too low.", ["quiet"])
+    assert not agrees("explain", "", "It has clear muffling.", ["loss"]) and agrees("explain", "", "", []) is None
