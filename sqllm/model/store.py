@@ -175,12 +175,15 @@ def base_hashes(config: ModelConfig, directory: Path | None) -> dict[str, dict[s
     """Of each base model its name and the SHA-256 of its files: weights, configuration, tokenizer, chat template."""
     out = {}
     for what in ("encoder", "language_model"):
+        out[what] = {"name": getattr(config, what)}
         path = Path(_base_path(getattr(config, what), directory))
         if not path.is_dir():  # a name on the hub: where it was downloaded to
-            found = cached_file(str(path), "config.json", _raise_exceptions_for_missing_entries=False)
-            path = Path(found).parent if found else path
+            try:
+                path = Path(cached_file(str(path), "config.json")).parent
+            except (OSError, ValueError):  # not there: what loads it says so
+                continue
         files = sorted(f for f in path.glob("*") if f.suffix in (".safetensors", ".json", ".jinja"))
-        out[what] = {"name": getattr(config, what)} | {f.name: file_hash(f) for f in files}
+        out[what] |= {f.name: file_hash(f) for f in files}
     return out
 
 
@@ -211,7 +214,7 @@ def load(
     found = base_hashes(config, directory)
     for what, hashes in expected.items():
         for file, digest in hashes.items():
-            if file != "name" and found[what].get(file) != digest:
+            if file != "name" and len(found[what]) > 1 and found[what].get(file) != digest:
                 raise UsageError(f"{directory} was trained on another {what}: {file} is not the one it names")
     model = create(config, directory, torch.float32 if merge and not config.quantization else dtype)
     load_trained(model, load_file(directory / TRAINED))
