@@ -1,0 +1,129 @@
+"""An evaluation as one self-contained HTML page: what it means, the figures, and a scatter plot for each dimension."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+
+from sqllm.evaluation.tables import ORDER
+
+PLOTTED = 3000  # points of one plot; more are sampled
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #6b7280; --line: #d9dde3; --dot: #2563eb; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --paper: #14171b; --soft: #9aa3af; --line: #343a42; --dot: #7aa2ff; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.note { color: var(--soft); max-width: 46rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); } td.t, th.t { text-align: left; }
+figure { display: inline-block; margin: 0 1rem 1rem 0; } svg { max-width: 100%; height: auto; }
+"""
+MEANING = {
+    "r": "Pearson's r: 1 where the scores rise exactly as the votes do",
+    "rho": "Spearman's rho: the same for ranks",
+    "rmse": "root mean square error, in points of the 1-5 scale",
+    "mae": "mean absolute error",
+    "RMSE*": "ITU-T P.1401: only the part of an error beyond the vote's own confidence interval counts",
+    "mapped": "after the third-order mapping of P.1401, which takes out a bias of the set",
+    "outliers": "share of clips off by more than the vote's confidence interval",
+}
+
+
+def page(title: str, facts: dict[str, str], figures: Sequence[dict], judgements: Sequence[dict],
+         gains: Sequence[dict] = ()) -> str:  # fmt: skip
+    """The page; `facts` are lines above the figures, such as model and corpus."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts += [_table(["", ""], [[k, v] for k, v in facts.items()])]
+    parts += ["<h2>Agreement with the votes</h2>", f"<div class=scroll>{_table(*cells(figures))}</div>"]
+    parts += ["<p class=note>" + "; ".join(f"<b>{k}</b> {v}" for k, v in MEANING.items()) + ". Intervals hold 95 % and"
+              " resample whole conditions.</p>"]  # fmt: skip
+    if gains:
+        parts += ["<h2>What a reference adds, on the same clips</h2>", _table(*gain_cells(gains))]
+    if plots := _plots(judgements):
+        parts += ["<h2>Scores against votes</h2>", *plots]
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
+    )
+
+
+DETAILS = ("tau", "outliers", "mapped RMSE", "mapped RMSE*")  # left to the page and the JSON
+
+
+def cells(figures: Sequence[dict], brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table, `brief` for a terminal; columns that nothing fills are left out."""
+    head = ["set", "task", "ended", "dim", "per", "n", "missing", "r", "95 %", "rho", "tau", "MAE", "RMSE",
+            "RMSE*", "outliers", "mapped RMSE", "mapped RMSE*"]  # fmt: skip
+    rows = []
+    for f in figures:
+        mapped, group = f.get("mapped", {}), f["group"] if f["by"] in ("all", "set") else f"{f['by']} {f['group']}"
+        rows.append([
+            group, f["task"], f["ended"], f["dim"], f["level"], str(f["n"]), str(f["missing"] or ""),
+            _number(f.get("r")), _span(f.get("r_95")), _number(f.get("rho")), _number(f.get("tau")),
+            _number(f.get("mae")), _number(f.get("rmse")), _number(f.get("rmse_star")), _number(f.get("outlier_ratio")),
+            _number(mapped.get("rmse")), _number(mapped.get("rmse_star")),
+        ])  # fmt: skip
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows) and not (brief and head[i] in DETAILS)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def gain_cells(gains: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    head = ["dim", "n", "r single-ended", "r double-ended", "gain", "95 %"]
+    rows = [[g["dim"], str(g["n"]), _number(g["single"]), _number(g["double"]), f"{g['gain']:+.3f}",
+             _span(g["gain_95"])] for g in gains]  # fmt: skip
+    return head, rows
+
+
+def _number(x: float | None) -> str:
+    return "" if x is None else "–" if x != x else f"{x:.3f}"
+
+
+def _span(x: Sequence[float] | None) -> str:
+    return "" if x is None else f"{x[0]:.3f} to {x[1]:.3f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Words to the left, numbers to the right; no head where it is empty."""
+    words = {i for i in range(len(head)) if not any(row[i][:1].isdigit() or row[i][:1] in "+-–" for row in rows)}
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        marked = (f"<{tag} class=t>" if i in words or not any(head) else f"<{tag}>" for i in range(len(cells)))
+        return "<tr>" + "".join(f"{m}{html.escape(c)}</{tag}>" for m, c in zip(marked, cells, strict=True)) + "</tr>"
+
+    return f"<table>{line(head, 'th') if any(head) else ''}{''.join(line(row, 'td') for row in rows)}</table>"
+
+
+def _plots(judgements: Sequence[dict]) -> list[str]:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    out = []
+    ended = "double" if all(j.get("ended") == "double" for j in judgements) else "single"
+    for dim in ORDER[:5]:
+        points = [j for j in judgements if j["dim"] == dim and None not in (j["predicted"], j["true"])]
+        points = [j for j in points if j.get("ended") in (None, ended)][:: max(1, len(points) // PLOTTED)]
+        if len(points) < 3:
+            continue
+        with pyplot.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
+            figure, axes = pyplot.subplots(figsize=(3.4, 3.4), layout="constrained")
+            axes.plot([1, 5], [1, 5], color="#888888", lw=0.8)
+            axes.scatter(
+                [j["true"] for j in points], [j["predicted"] for j in points], s=9, color="#010203", alpha=0.45
+            )
+            axes.set(xlim=(0.9, 5.1), ylim=(0.9, 5.1), xlabel=f"{dim}, votes", ylabel=f"{dim}, model", aspect="equal")
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+            pyplot.close(figure)
+        svg = buffer.getvalue()
+        svg = svg[svg.index("<svg") :].replace("#010203", "var(--dot)").replace("#000000", "currentColor")
+        svg = svg.replace("<text ", '<text fill="currentColor" ')
+        out.append(f"<figure role=img aria-label='{dim}: {len(points)} scores against votes'>{svg}</figure>")
+    return out

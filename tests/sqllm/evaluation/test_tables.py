@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from sqllm.errors import UsageError
+from sqllm.evaluation.tables import differences, figures, predictions, statuses
+
+
+def judgements(noise, ended="single", sets=("A",), n=60, seed=0, **more):
+    rng = np.random.default_rng(seed)
+    true = rng.uniform(1, 5, n)
+    rng = np.random.default_rng([seed, int(noise * 1000)])
+    predicted = true + noise * rng.standard_normal(n)
+    return [
+        {"clip": i, "dim": "mos", "ended": ended, "set": sets[i % len(sets)], "condition": f"c{i // 4}", "true": t,
+         "predicted": p, **more}
+        for i, (p, t) in enumerate(zip(predicted, true, strict=True))
+    ]  # fmt: skip
+
+
+def test_a_figure_for_each_set_and_for_all():
+    found = figures(judgements(0.4, sets=("A", "B")))
+    assert [(f["by"], f["group"], f["level"]) for f in found] == [
+        (by, group, level)
+        for by, group in (("all", "all"), ("set", "A"), ("set", "B"))
+        for level in ("clip", "condition")
+    ]
+    assert [f["n"] for f in found] == [60, 30, 30, 15, 30, 15]
+    assert {f["group"] for f in figures(judgements(0.4))} == {"A"}  # one set is no pool
+
+
+def test_languages_and_spread_have_their_own():
+    rows = judgements(0.4, std=0.7, votes=12)
+    for j in rows:
+        j["lang"] = "de" if j["clip"] % 2 else "en"
+    found = figures([*rows, *({**j, "dim": "mos_std"} for j in rows)])
+    assert {(f["by"], f["group"]) for f in found} == {("set", "A"), ("lang", "de"), ("lang", "en")}
+    assert {f["dim"] for f in found} == {"mos", "mos_std"} and "rmse_star" in found[0]
+
+
+def test_answers_without_a_number_are_counted_and_left_out():
+    rows = judgements(0.2)
+    rows[0]["predicted"] = rows[1]["predicted"] = None
+    clip = figures(rows)[0]
+    assert clip["n"] == 58 and clip["missing"] == 2
+    few = figures([{**j, "predicted": None} for j in rows])[0]
+    assert few["n"] == 0 and few["missing"] == 60 and "r" not in few
+
+
+def test_double_ended_is_compared_on_the_same_clips():
+    single, double = judgements(0.8), judgements(0.1, "double")
+    [gain] = differences([*single, *double[:40]])
+    assert gain["n"] == 40 and gain["gain"] > 0 and gain["gain_95"][0] > 0
+    assert differences(single) == []
+
+
+def test_predictions_as_the_paper_writes_them(tmp_path):
+    path = tmp_path / "p.csv"
+    lines = [f"multi_dim,,noi,{1 + i / 10},{1 + i / 8},success" for i in range(20)]
+    path.write_text("\n".join(["task,question,dim,y_true,y_pred,status", *lines, "multi_dim,,col,3,,no_number"]) + "\n")
+    rows = predictions(path)
+    assert statuses(rows) == {"success": 20, "no_number": 1}
+    clip = next(f for f in figures(rows) if f["dim"] == "noi")
+    assert clip["n"] == 20 and clip["r"] == pytest.approx(1) and clip["task"] == "multi_dim"
+    for text, reason in (("a,b\n1,2\n", "y_true"), ("y_true,y_pred\n1,good\n", "line 2"),
+                         ("y_true,y_pred,dim\n1,2,loudness\n", "loudness")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(UsageError, match=reason):
+            predictions(path)
+    with pytest.raises(UsageError, match="absent"):
+        predictions(tmp_path / "absent.csv")
