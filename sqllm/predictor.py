@@ -18,7 +18,8 @@ from torch import Tensor
 from sqllm import DIMENSIONS
 from sqllm.corpus.profiles import load_profiles
 from sqllm.errors import AudioError, UsageError
-from sqllm.model import store
+from sqllm.faults import heard
+from sqllm.model import checklist, store
 from sqllm.model.answering import answer, generate_scores
 from sqllm.model.config import explained_below
 from sqllm.model.encoder import bucket_length
@@ -195,9 +196,11 @@ class Predictor:
         self, mean: np.ndarray, window: np.ndarray, reference: np.ndarray | None, facts: str, question: str,
         listener: str = "",
     ) -> Iterator[str]:  # fmt: skip
-        """Words about one window, int16 [n], after its scores [5] and its facts (`evidence.describe`)."""
+        """Words about one window, int16 [n], after its scores [5], its facts (`evidence.describe`) and its faults."""
         scores = dict(zip(DIMENSIONS, mean, strict=True))
         yield written(scores) + " "
         audio = self._features([window])
         laid = None if reference is None else self._features([reference])
-        yield from answer(self.model, audio, laid, known(scores, facts, listener), question)
+        with torch.inference_mode():
+            [costs] = checklist.costs(checklist.check(self.model, [facts], audio, laid))
+        yield from answer(self.model, audio, laid, known(scores, facts, heard(costs), listener), question)

@@ -1,8 +1,9 @@
 """Questions people ask about a recording, and truthful answers from its ground truth.
 
-They teach a small language model to answer in words. When it answers it has the audio, the five scores and the line of
-`evidence.describe` before it: numbers and times are copied from those, as they are written there. What can be heard is
-not decided here: it is the points that an impairment costs when it acts alone (`ratings.expected`).
+They teach a small language model to answer in words. When it answers it has the audio, the line of
+`evidence.describe`, the faults (`faults.heard`) and the five scores before it: numbers, times and faults are copied
+from those, as they are written there. What can be heard is not decided here: it is the points that an impairment costs
+when it acts alone (`ratings.expected`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 from sqllm.audio.degrade import Impairment
 from sqllm.audio.evidence import describe
 from sqllm.corpus import ratings as panel
+from sqllm.faults import ABSENT, AUDIBLE, TOPICS, audible, heard, phrase, upto
 
-ABSENT, AUDIBLE = 0.15, 0.5  # points lost: below the first nobody hears it, from the second on everybody does
 SATISFIED = 3.5  # a dimension from here on is no complaint
 GAPS = ("loss", "chop", "jump")
 ADDITIVE = ("noise", "white", "babble", "talker")
@@ -26,7 +27,6 @@ TITLES = {"mos": "overall quality", "noi": "noisiness", "col": "coloration", "di
 # fmt: off
 # words up to a limit
 SCALE = (1.5, "very bad"), (2.5, "poor"), (3.5, "fair"), (4.5, "good"), (9, "excellent")
-STRENGTH = (1.0, ("slight", "slightly")), (1.8, ("clear", "clearly")), (2.4, ("strong", "much")), (9, ("severe", "far"))
 MEANS = (
     (1.7, ("Words will be lost.", "It is hard to understand.", "A listener can hardly follow it.")),
     (2.5, ("A listener tires quickly.", "Listening takes real effort.", "It is annoying to listen to.")),
@@ -42,26 +42,26 @@ CLEAN = ("It is clean: no fault stands out.", "The recording is clean and easy t
 _CLOSER = "Move the microphone closer, or find a quieter place."
 _NETWORK = "Look at the network: packets come late or not at all."
 _EQUALISE = "Check the microphone and the filters: a part of the band is missing."
-FAULTS = {  # severity: (in words, what to do about it)
-    "noise": (("{adj} background noise", "{adj} noise in the background"), _CLOSER),
-    "white": (("{adj} hiss", "{adj} hissing noise"), _CLOSER),
-    "babble": (("{adj} babble of voices", "{adj} background chatter"), _CLOSER),
-    "talker": (("{adj} crosstalk", "{adj} interference from another talker"), "Record one person at a time."),
-    "bass": (("{adj} loss of bass", "{adj} thinness of the sound"), _EQUALISE),
-    "treble": (("{adj} muffling", "{adj} loss of treble"), _EQUALISE),
-    "narrow": (("the narrow band of a telephone", "narrowband telephone sound"), "Use a wideband codec."),
-    "coding": (("{adj} coding artefacts", "{adj} codec distortion"), "Raise the bit rate of the codec."),
-    "clipping": (("{adj} clipping", "{adj} distortion from clipping"), "Lower the recording gain: peaks are cut."),
-    "mnru": (("{adj} noise that follows the voice", "{adj} roughness of the voice"), "Check the codec."),
-    "suppress": (("{adj} noise suppressor artefacts", "{adj} artefacts of noise reduction"), "Reduce less noise."),
-    "loss": (("{adj} packet loss", "{adj} breaking up from lost packets"), _NETWORK),
-    "chop": (("{adj} chopping of the speech", "{adj} cut-outs"), _NETWORK),
-    "jump": (("{adj} skips and jumps", "{adj} jumping of the speech"), _NETWORK),
-    "loud": (("a level {much} too high", "a volume {much} too high"), "Lower the gain."),
-    "quiet": (("a level {much} too low", "a volume {much} too low"), "Raise the gain."),
-    "fading": (("{adj} fading of the level", "{adj} swings of the level"), "Keep a steady distance to the microphone."),
-    "echo": (("{adj} echo",), "Switch on echo cancellation."),
-    "reverb": (("{adj} reverberation", "{adj} room sound"), "Move closer to the microphone, or to another room."),
+REMEDIES = {
+    "noise": _CLOSER,
+    "white": _CLOSER,
+    "babble": _CLOSER,
+    "talker": "Record one person at a time.",
+    "bass": _EQUALISE,
+    "treble": _EQUALISE,
+    "narrow": "Use a wideband codec.",
+    "coding": "Raise the bit rate of the codec.",
+    "clipping": "Lower the recording gain: peaks are cut.",
+    "mnru": "Check the codec.",
+    "suppress": "Reduce less noise.",
+    "loss": _NETWORK,
+    "chop": _NETWORK,
+    "jump": _NETWORK,
+    "loud": "Lower the gain.",
+    "quiet": "Raise the gain.",
+    "fading": "Keep a steady distance to the microphone.",
+    "echo": "Switch on echo cancellation.",
+    "reverb": "Move closer to the microphone, or to another room.",
 }
 
 ASKED = {  # topic: (trained wordings, wordings kept out of training)
@@ -93,39 +93,53 @@ ASKED = {  # topic: (trained wordings, wordings kept out of training)
 class Check:
     """A fault to ask about with yes or no."""
 
+    topic: str
     asked: tuple[tuple[str, ...], tuple[str, ...]]
     deny: str
-    faults: tuple[str, ...]  # any of them makes it a Yes
     near: tuple[str, ...] = ()  # while one of these is audible, No is not beyond doubt
     score: str | None = None
     fact: tuple[str, float, float] | None = None  # its name, from where on it proves the fault, or rules it out
     no_weight: float = 1.0  # how often No is drawn: as often as Yes, in clips from `simulate`
 
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return TOPICS[self.topic]
+
 
 CHECKS = (
-    Check((("is it noisy?", "is there background noise?", "do you hear noise?"), ("is there a lot of noise in it?",)),
-          "no noise stands out", ("noise", "white", "babble"), ("talker", "mnru", "suppress"),
+    Check("noise",
+          (("is it noisy?", "is there background noise?", "do you hear noise?"), ("is there a lot of noise in it?",)),
+          "no noise stands out", ("talker", "mnru", "suppress"),
           "noi", ("snr_db", 10, 40), 3.0),
-    Check((("is it muffled?", "does it sound dull?", "is the treble missing?"), ("is it like through a blanket?",)),
-          "the treble is there", ("treble", "narrow"), ("coding", "suppress"), None, ("band_high_hz", 4600, 6800), 0.6),
-    Check((("is it narrowband?", "is it telephone quality?", "is it like a telephone?"), ("is it an old phone line?",)),
-          "the band is wide", ("narrow", "treble"), ("bass",), None, ("band_high_hz", 4300, 4900), 0.5),
-    Check((("does it drop out?", "is it choppy?", "does it break up?", "are there dropouts?"), ("is speech cut off?",)),
-          "the speech runs on without breaks", GAPS, ("fading", "suppress"), "dis", ("dropout_pct", 1e-6, -1e-6), 3.1),
-    Check((("is it clipped?", "is it distorted?", "is it overdriven?", "is there clipping?"), ("is it too hot?",)),
-          "the peaks are intact", ("clipping",), ("mnru", "coding", "suppress", "loss"),
+    Check("muffled",
+          (("is it muffled?", "does it sound dull?", "is the treble missing?"), ("is it like through a blanket?",)),
+          "the treble is there", ("coding", "suppress"), None, ("band_high_hz", 4600, 6800), 0.6),
+    Check("telephone",
+          (("is it narrowband?", "is it telephone quality?", "is it like a telephone?"), ("is it an old phone line?",)),
+          "the band is wide", ("bass",), None, ("band_high_hz", 4300, 4900), 0.5),
+    Check("dropouts",
+          (("does it drop out?", "is it choppy?", "does it break up?", "are there dropouts?"), ("is speech cut off?",)),
+          "the speech runs on without breaks", ("fading", "suppress"), "dis", ("dropout_pct", 1e-6, -1e-6), 3.1),
+    Check("clipping",
+          (("is it clipped?", "is it distorted?", "is it overdriven?", "is there clipping?"), ("is it too hot?",)),
+          "the peaks are intact", ("mnru", "coding", "suppress", "loss"),
           None, ("clipped_pct", 0.1, -1e-3)),
-    Check((("is it too quiet?", "is the level too low?", "is it too soft?"), ("do I have to turn it up?",)),
-          "the level is high enough", ("quiet",), ("fading",), "loud", ("level_db", -31, -28.5), 0.9),
-    Check((("is it too loud?", "is the level too high?"), ("do I have to turn it down?",)),
-          "the level is not too high", ("loud",), (), None, ("level_db", -20, -23), 0.1),
-    Check((("is there an echo?", "do you hear an echo?", "does it echo?"), ("does the voice come back?",)),
-          "no echo can be heard", ("echo",), ("reverb", "jump"), no_weight=0.2),
-    Check((("is it reverberant?", "is there much reverb?", "do you hear the room?"), ("is it a bare hall?",)),
-          "the room is hardly heard", ("reverb",), ("echo",), no_weight=0.3),
-    Check((("is someone else talking in the background?", "is there another talker?", "do you hear other voices?"),
+    Check("too quiet",
+          (("is it too quiet?", "is the level too low?", "is it too soft?"), ("do I have to turn it up?",)),
+          "the level is high enough", ("fading",), "loud", ("level_db", -31, -28.5), 0.9),
+    Check("too loud",
+          (("is it too loud?", "is the level too high?"), ("do I have to turn it down?",)),
+          "the level is not too high", (), None, ("level_db", -20, -23), 0.1),
+    Check("echo",
+          (("is there an echo?", "do you hear an echo?", "does it echo?"), ("does the voice come back?",)),
+          "no echo can be heard", ("reverb", "jump"), no_weight=0.2),
+    Check("reverb",
+          (("is it reverberant?", "is there much reverb?", "do you hear the room?"), ("is it a bare hall?",)),
+          "the room is hardly heard", ("echo",), no_weight=0.3),
+    Check("other voices",
+          (("is someone else talking in the background?", "is there another talker?", "do you hear other voices?"),
            ("is more than one person speaking at once?",)),
-          "only one voice can be heard", ("talker", "babble"), no_weight=0.4),
+          "only one voice can be heard", no_weight=0.4),
 )
 # fmt: on
 
@@ -144,8 +158,15 @@ def cost(found: dict[str, float], names: Sequence[str], dimension: str | None = 
     return lost[dimension] if dimension else max(lost.values())
 
 
-def upto(value: float, steps: Sequence[tuple]):
-    return next(words for limit, words in steps if value < limit)
+def acting(chain: Sequence[Impairment]) -> list[Impairment]:
+    """A drawn loss may lose nothing."""
+    return [step for step in chain if step.kind not in GAPS or step.spans]
+
+
+def costs(chain: Sequence[Impairment]) -> dict[str, float]:
+    """What each fault of a chain costs."""
+    found = panel.severities(acting(chain))
+    return {name: cost(found, [name]) for name in found}
 
 
 def join(words: Sequence[str]) -> str:
@@ -161,13 +182,10 @@ class Clip:
 
     def __init__(self, chain: Sequence[Impairment], scores: dict, facts: dict, rng, held_out: bool):
         self.facts, self.rng, self.held_out = facts, rng, held_out
-        self.chain = [step for step in chain if step.kind not in GAPS or step.spans]  # a drawn loss may lose nothing
+        self.chain, self.costs = acting(chain), costs(chain)
         self.scores = {d: round(float(value), 1) for d, value in scores.items()}  # as the model reads them
         self.found = panel.severities(self.chain)
-        costs = {name: cost(self.found, [name]) for name in self.found}
-        least = max(AUDIBLE, 0.3 * max(costs.values(), default=0))  # a severe fault hides a slight one
-        self.faults = sorted((n for n in costs if costs[n] >= least), key=lambda n: -cost(self.found, [n], "mos"))
-        self.traces = [n for n in costs if costs[n] >= ABSENT]
+        self.faults, self.heard = audible(self.costs), heard(self.costs)
         self.parts = dict(zip(FACTS, describe(facts).split(", ", 4), strict=False))
         self.gaps = self.parts.get("dropout_pct", "").partition("dropouts at ")[2]
 
@@ -181,18 +199,13 @@ class Clip:
         return question.rstrip("?.") if 0.1 < style < 0.3 else question
 
     def phrase(self, name: str) -> str:
-        adjective, much = upto(cost(self.found, [name]), STRENGTH)
-        return self.pick(FAULTS[name][0]).format(adj=adjective, much=much)
+        return phrase(name, self.costs[name])
 
     def spans(self, names: Sequence[str] = ADDITIVE) -> str:
         """When added noise is there, if not all the time."""
         steps = [step for step in self.chain if panel.severities([step]).keys() & set(names)]
         spans = [span for step in steps for span in step.spans] if all(step.spans for step in steps) else []
         return ", ".join(f"{start:.1f}-{end:.1f} s" for start, end in spans)
-
-    def timed(self, name: str) -> str:
-        spans = self.spans([name]) if name in ADDITIVE else ""
-        return self.phrase(name) + (f" at {spans}" if spans else "")
 
     def evidence(self, check: Check) -> list[tuple[bool, bool, str]]:
         """Each number that bears on a check: whether it points to the fault, whether it settles it, and its words."""
@@ -210,20 +223,21 @@ class Clip:
         if any(settled and faulty is not yes for faulty, settled, _ in self.evidence(check)):
             return False
         loss = cost(self.found, check.faults)
-        return loss >= AUDIBLE if yes else loss < ABSENT and cost(self.found, check.near) < AUDIBLE
+        if yes:
+            return bool(set(check.faults) & set(self.faults))
+        return loss < ABSENT and cost(self.found, check.near) < AUDIBLE
 
 
 def explain(clip: Clip) -> tuple[str, str]:
     mos, question = clip.scores["mos"], clip.ask(ASKED["explain"])
     if not clip.faults:
-        trace = f"It is nearly clean: {clip.phrase(clip.traces[0])} at most." if clip.traces else ""
-        return question, trace or clip.pick(CLEAN).format(mos=mos)
-    first, *rest = heard = [clip.timed(name) for name in clip.faults[:3]]
+        return question, clip.pick(CLEAN).format(mos=mos)
+    first, *rest = said = [clip.phrase(name) for name in clip.faults]
     rated = f"{upto(mos, SCALE)} quality, {mos} overall: {{}}.", f"the score of {mos} comes from {{}}."
-    answer = clip.pick(["It has {}.", "You hear {}.", "{}.", *rated]).format(join(heard))
+    answer = clip.pick(["It has {}.", "You hear {}.", "{}.", *rated]).format(join(said))
     if rest and clip.rng.random() < 0.3:
         answer = f"The main fault is {first}, besides {join(rest)}."
-    if clip.gaps and set(GAPS) & set(clip.faults[:3]):
+    if clip.gaps and set(GAPS) & set(clip.faults):
         answer += f" It drops out at {clip.gaps}."
     return question, f"{sentence(answer)} {clip.pick(upto(mos, MEANS))}"
 
@@ -236,24 +250,24 @@ def yes_no(clip: Clip) -> tuple[str, str] | None:
     weights = np.array([1.0 if yes else check.no_weight for check in fitting])
     check = fitting[clip.rng.choice(len(fitting), p=weights / weights.sum())]
     proof = ", ".join(words for faulty, _, words in clip.evidence(check) if faulty is yes)
-    reason = clip.timed(max(check.faults, key=lambda name: cost(clip.found, [name]))) if yes else check.deny
+    reason = clip.phrase(next(name for name in clip.faults if name in check.faults)) if yes else check.deny
     return clip.ask(check.asked), f"{'Yes' if yes else 'No'}, {reason}{f': {proof}' if proof else ''}."
 
 
 def when(clip: Clip) -> tuple[str, str] | None:
-    noise, spans, broken = cost(clip.found, ADDITIVE), clip.spans(), [name for name in GAPS if name in clip.found]
-    if clip.rng.random() < (0.7 if spans else 0.12) and not ABSENT <= noise < AUDIBLE:
+    noisy, spans, broken = set(ADDITIVE) & set(clip.faults), clip.spans(), set(GAPS) & set(clip.faults)
+    if clip.rng.random() < (0.7 if spans else 0.12) and (noisy or cost(clip.found, ADDITIVE) < ABSENT):
         there = f"The noise is at {spans}." if spans else "The noise is there all the time."
-        return clip.ask(ASKED["when_noise"]), there if noise >= AUDIBLE else "There is no background noise."
-    if not broken:
-        if clip.rng.random() < 0.5:  # as many answers with dropouts as without
-            return None
-        answer = "It does not drop out."
-    elif clip.gaps:
+        return clip.ask(ASKED["when_noise"]), there if noisy else "There is no background noise."
+    if set(GAPS) & set(clip.found) and clip.gaps:
         answer = f"It drops out at {clip.gaps}."  # one wording: among several, greedy decoding would lose it
-    else:
-        where = "slightly, here and there" if cost(clip.found, broken) < 1 else "all through"
+    elif broken:
+        where = "slightly, here and there" if cost(clip.found, tuple(broken)) < 1 else "all through"
         answer = f"It breaks up {where}, without clean gaps."
+    elif set(GAPS) & set(clip.found) or clip.gaps or clip.rng.random() < 0.5:
+        return None  # nobody could tell; or enough answers without dropouts
+    else:
+        answer = "It does not drop out."
     return clip.ask(ASKED["when"]), answer
 
 
@@ -278,14 +292,14 @@ def worst(clip: Clip) -> tuple[str, str]:
 def advice(clip: Clip) -> tuple[str, str]:
     use, mos = clip.pick(["fix", "transcribe", "follow"]), clip.scores["mos"]
     main = f"the main fault is {clip.phrase(clip.faults[0])}" if clip.faults else "no fault stands out"
-    todo = FAULTS[clip.faults[0]][1] if clip.faults else "Nothing, use it as it is."
+    todo = REMEDIES[clip.faults[0]] if clip.faults else "Nothing, use it as it is."
     if use == "fix":
         return clip.ask(ASKED[use]), f"{todo} {sentence(main)}."
     verdict = upto(mos, TRANSCRIBE if use == "transcribe" else FOLLOW)
     return clip.ask(ASKED[use]), f"{verdict}: overall quality {mos}, {main}."
 
 
-TASKS = {explain: 6.0, yes_no: 4.0, when: 4.0, category: 1.5, worst: 1.0, advice: 1.5}
+TASKS = {explain: 4.0, yes_no: 10.0, when: 3.0, category: 1.5, worst: 1.0, advice: 1.5}
 
 
 def draw(

@@ -2,8 +2,8 @@
 
 [instruction][audio tokens][reference tokens][what is known][question] is what the user says; the answer is the model's.
 The audio stands before the question, so that all questions and all listeners share one prefix. To be rated, a recording
-needs no more (`rating`); words come after numbers, so that what answers in words has the measured facts and the scores
-in front of it (`known`).
+needs no more (`rating`); words come after numbers, so that what answers in words has the measured facts, the faults
+(`checklist`) and the scores in front of it (`known`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ EXPLAIN = "What is wrong with it?"
 _REST = "<|rest|>"
 
 
-def known(scores: Mapping[str, float], facts: str = "", listener: str = "") -> str:
-    """What is known before a question is answered in words: one line of scores, one of measured facts."""
-    lines = [written(scores)]
-    if facts:
-        lines.insert(0, f"Measured: {facts}.")
-    if listener:
-        lines.append(listener.strip())
-    return "\n".join(lines)
+def known(scores: Mapping[str, float], facts: str, heard: str, listener: str = "") -> str:
+    """What is known before a question is answered in words: measured facts, faults (`faults.heard`), scores."""
+    return "\n".join(filter(None, [measured(facts), heard, written(scores), listener.strip()]))
+
+
+def measured(facts: str) -> str:
+    return f"Measured: {facts}." if facts else ""
 
 
 def written(scores: Mapping[str, float]) -> str:

@@ -43,7 +43,7 @@ class SpeechQualityLLM(nn.Module):
         parts = []
         for segment in segments:
             if isinstance(segment, str):
-                x = self.projector((audio if segment == AUDIO else reference).to(self.projector.linear.weight.dtype))
+                x = self.projector((audio if segment == AUDIO else reference).to(self.projector.linear.weight))
             else:
                 ids = torch.tensor(segment, device=self.device)
                 x = self.language.embed(ids)[None].expand(len(audio), -1, -1)

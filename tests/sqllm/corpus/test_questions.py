@@ -6,7 +6,8 @@ import pytest
 from sqllm.audio.degrade import KINDS, Impairment
 from sqllm.audio.evidence import describe
 from sqllm.corpus import ratings, simulate
-from sqllm.corpus.questions import ASKED, CHECKS, FAULTS, SCALE, STRENGTH, TASKS, TITLES, Clip, cost, draw, upto
+from sqllm.corpus.questions import ASKED, CHECKS, REMEDIES, SCALE, TASKS, TITLES, Clip, cost, draw
+from sqllm.faults import PHRASES, STRENGTH, upto
 
 FACTS = dict(level_db=-26.0, activity=0.7, snr_db=45.0, band_low_hz=60.0, band_high_hz=7900.0)
 FACTS |= dict(clipped_pct=0.0, dropouts=[], dropout_pct=0.0)
@@ -146,8 +147,8 @@ def test_breaking_up_without_gaps_has_no_times():
 
 def test_noise_in_a_part_has_its_time():
     part = [Impairment("noise", {"snr_db": 3.0, "start": 0.2, "end": 0.6}, [(2.0, 6.0)])]
-    answers = [d.answer for d in dialogues(part, NOISY) if d.task in ("when", "explain")]
-    assert all("at 2.0-6.0 s" in a for a in answers if a != "It does not drop out.")
+    answers = {d.answer for d in dialogues(part, NOISY, "when")}
+    assert answers == {"The noise is at 2.0-6.0 s.", "It does not drop out."}
     both = [*part, Impairment("babble", {"snr_db": 3.0})]
     assert "The noise is there all the time." in {d.answer for d in dialogues(both, NOISY, "when")}
 
@@ -165,14 +166,28 @@ def test_every_kind_has_words(kind):
     chain = [Impairment(kind, SEVERE[kind], [(1.0, 2.0)] if kind in ("loss", "chop", "jump") else [])]
     clip = Clip(chain, rate(chain), FACTS, np.random.default_rng(0), False)
     assert clip.faults
-    for d in dialogues(chain, FACTS, "explain"):
-        said = [w.format(adj=a, much=m) for _, (a, m) in STRENGTH for w in FAULTS[clip.faults[0]][0]]
-        assert any(words.lower() in d.answer.lower() for words in said)
+    assert all(clip.phrase(clip.faults[0]) in d.answer.lower() for d in dialogues(chain, FACTS, "explain"))
 
 
 def test_every_severity_has_words():
-    assert set(FAULTS) == set(ratings.WEIGHTS)
-    assert {name for check in CHECKS for name in (*check.faults, *check.near)} <= set(FAULTS)
+    assert set(PHRASES) == set(REMEDIES) == set(ratings.WEIGHTS)
+    assert {name for check in CHECKS for name in (*check.faults, *check.near)} <= set(PHRASES)
+
+
+def test_answers_name_the_faults_that_stand_in_the_prompt(corpus):
+    rng = np.random.default_rng(2)
+    for _ in range(1000):
+        chain = simulate.draw_chain(rng)
+        facts, rated = plausible(chain), rate(chain)
+        said = draw(chain, rated, facts, rng)
+        clip = Clip(chain, rated, facts, rng, False)
+        if said.task == "explain":
+            assert all(clip.phrase(name) in said.answer.lower() for name in clip.faults)
+        if said.answer.startswith("Yes, ") and said.task == "yes_no":
+            assert said.answer[5:].split(":")[0].rstrip(".") in clip.heard
+        if said.task == "yes_no":  # the verdict stands in the prompt too
+            check = next(c for c in CHECKS if plain(said.question) in map(plain, c.asked[0]))
+            assert f"{check.topic} {said.answer.split(',')[0].lower()}" in clip.heard
 
 
 def test_worst_fault_comes_first_and_an_inaudible_one_not_at_all():
