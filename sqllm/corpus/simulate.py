@@ -1,9 +1,7 @@
-"""Draw a rated corpus from clean speech.
+"""Draw a rated corpus from clean speech: `sqllm corpus simulate`.
 
-Run `python -m sqllm.corpus.simulate --speech DIR --noise DIR --out DIR --clips N`.
-
-Clip `i` depends on the seed and on `i` alone, so that workers may divide the numbers as they like (`--worker k/n`)
-and a run goes on where it stopped. A shard is a Parquet file of `SHARD` clips: `audio` and `reference` as FLAC
+Clip `i` depends on the seed and on `i` alone, so that workers may divide the numbers as they like and a run goes on
+where it stopped. A shard is a Parquet file of `SHARD` clips: `audio` and `reference` as FLAC
 bytes (16 kHz mono, same length, sample-aligned), the chain as JSON with spans, the expected ratings
 (`sqllm.corpus.ratings`), the measured teachers (`sqllm.corpus.panel`), speaker and split. Speakers and noises of
 the split "val" are never in "train".
@@ -11,24 +9,26 @@ the split "val" are never in "train".
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import io
 import json
-import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import soundfile as sf
 import soxr
 
 from sqllm.audio.degrade import RATE, Impairment, Sources, active_mask, apply, to_level
 from sqllm.audio.io import av
 from sqllm.corpus import ratings
-from sqllm.errors import UsageError, run
+from sqllm.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqllm.corpus.panel import Panel
 
 SHARD = 50
 VAL_EVERY = 12  # every 12th clip is a validation clip
@@ -193,43 +193,22 @@ def row(clip: dict) -> dict:
     return clip | packed | {"audio": flac(clip["audio"]), "reference": flac(clip["reference"])}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--speech", required=True)
-    parser.add_argument("--noise")
-    parser.add_argument("--rooms")
-    parser.add_argument("--speakers", help="CSV with columns path and speaker; paths as under --speech")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--clips", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--worker", default="0/1", help="k/n: this process makes shards k, k+n, k+2n, ...")
-    parser.add_argument("--no-panel", action="store_true", help="skip the teachers of mos")
-    args = parser.parse_args()
+def shards(clips: int) -> list[tuple[str, range]]:
+    """The name of each shard of a corpus, and the numbers of its clips."""
+    return [
+        (f"clips-{first // SHARD:05d}.parquet", range(first, min(first + SHARD, clips)))
+        for first in range(0, clips, SHARD)
+    ]
+
+
+def table(pool: Pool, seed: int, indices: Iterable[int], teachers: Panel | None = None) -> pa.Table:
+    """The content of a shard; without `teachers` the parameters alone rate the clips."""
     if av is None:
-        parser.error("the simulator's AMR codec needs PyAV: pip install 'sqllm[av]'")
-    worker, workers = map(int, args.worker.split("/"))
-    pool = Pool(args.speech, args.noise, args.rooms, speakers_of(args.speakers))
-    teachers = None
-    if not args.no_panel:
-        from sqllm.corpus.panel import Panel
-
-        teachers = Panel()
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    for shard in range(worker, -(-args.clips // SHARD), workers):
-        path = out / f"clips-{shard:05d}.parquet"
-        if path.exists():
-            continue
-        rows = []
-        for index in range(shard * SHARD, (shard + 1) * SHARD):
-            clip = pool.clip(args.seed, index)
-            if teachers:
-                clip |= teachers.rate(clip["audio"], clip["reference"])
-            rows.append(row(clip))
-        pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
-        print(path.name, flush=True)
-
-
-if __name__ == "__main__":
-    run(main)
+        raise UsageError("the simulator's AMR codec needs PyAV: pip install 'sqllm[av]'")
+    rows = []
+    for index in indices:
+        clip = pool.clip(seed, index)
+        if teachers:
+            clip |= teachers.rate(clip["audio"], clip["reference"])
+        rows.append(row(clip))
+    return pa.Table.from_pylist(rows)

@@ -1,11 +1,7 @@
-import csv
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
@@ -115,26 +111,18 @@ def test_speakers_from_a_table_and_from_folders(pool, folders):
     assert simulate.Pool(str(folders / "speech"), None, None, table).speaker(f"{TRAIN[0]}/0.flac") == "somebody"
 
 
-def run(folders, out, *more):
-    command = [sys.executable, "-m", "sqllm.corpus.simulate", "--no-panel", "--speech", folders / "speech"]
-    command += ["--noise", folders / "noise", "--out", out, "--clips", "100", *more]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout.split()
+def test_shards_hold_every_clip_once():
+    assert simulate.shards(120) == [
+        ("clips-00000.parquet", range(50)), ("clips-00001.parquet", range(50, 100)),
+        ("clips-00002.parquet", range(100, 120)),
+    ]  # fmt: skip
 
 
-@pytest.mark.timeout(240)
-def test_a_corpus_from_end_to_end_goes_on_where_it_stopped(folders, pool, tmp_path):
-    with open(tmp_path / "speakers.csv", "w", newline="") as f:
-        table = csv.writer(f)
-        table.writerow(["path", "speaker"])
-        table.writerows([f"{s}/{i}.flac", voice] for s, voice in VOICES.items() for i in range(2))
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "clips-00001.parquet").write_bytes(b"made before")
-    assert run(folders, out, "--speakers", tmp_path / "speakers.csv") == ["clips-00000.parquet"]
-    assert (out / "clips-00001.parquet").read_bytes() == b"made before"
-    assert len(list(out.iterdir())) == 2
-    rows = pq.read_table(out / "clips-00000.parquet").to_pylist()
-    assert [row["index"] for row in rows] == list(range(simulate.SHARD))
+def test_a_shard_holds_audio_and_truth(folders):
+    voices = {f"{s}/{i}.flac": voice for s, voice in VOICES.items() for i in range(2)}
+    pool = simulate.Pool(str(folders / "speech"), str(folders / "noise"), None, voices)
+    rows = simulate.table(pool, 1, range(10, 30)).to_pylist()
+    assert [row["index"] for row in rows] == list(range(10, 30))
     for row in rows:
         audio, rate = sf.read(io.BytesIO(row["audio"]))
         reference, _ = sf.read(io.BytesIO(row["reference"]))
@@ -143,6 +131,14 @@ def test_a_corpus_from_end_to_end_goes_on_where_it_stopped(folders, pool, tmp_pa
         assert simulate.is_val(row["speaker"]) == is_val(row["split"])
         assert all(step.keys() == {"kind", "params", "spans"} for step in json.loads(row["chain"]))
         assert all(1 <= row[d] <= 5 for d in DIMENSIONS)
-    before = (out / "clips-00000.parquet").stat().st_mtime_ns
-    assert run(folders, out) == []
-    assert (out / "clips-00000.parquet").stat().st_mtime_ns == before
+    again = simulate.table(pool, 1, [12]).to_pylist()[0]
+    assert again == rows[2]
+
+
+def test_teachers_are_asked_about_every_clip(pool):
+    class Teacher:
+        def rate(self, degraded, reference):
+            return {"distillmos": float(len(degraded)), "pesq": None}
+
+    [row] = simulate.table(pool, 1, [0], Teacher()).to_pylist()
+    assert row["distillmos"] == len(sf.read(io.BytesIO(row["audio"]))[0])

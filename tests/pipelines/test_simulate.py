@@ -1,0 +1,42 @@
+import pytest
+from pyarrow import parquet
+
+from pipelines.cli import main
+from pipelines.simulate import simulate as run
+from sqllm.corpus import simulate
+from sqllm.errors import UsageError
+
+pytest.importorskip("av")
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def speech(tmp_path, record):
+    names = [f"talker{i}" for i in range(40)]
+    for name in [n for n in names if simulate.is_val(n)][:2] + [n for n in names if not simulate.is_val(n)][:2]:
+        record(tmp_path / "speech" / name / "a.wav", seconds=4.0)
+    return tmp_path / "speech"
+
+
+def test_shards_are_the_same_whoever_draws_them(local_ray, speech, tmp_path, monkeypatch):
+    monkeypatch.setattr(simulate, "SHARD", 3)
+    out, seen = tmp_path / "corpus", []
+    out.mkdir()
+    (out / "clips-00001.parquet").write_bytes(b"made before")
+    made = run(str(speech), str(out), 8, seed=5, teachers=False, watch=lambda done, of: seen.append((done, of)))
+    assert made == 2 and seen == [(1, 3), (2, 3), (3, 3)]
+    assert (out / "clips-00001.parquet").read_bytes() == b"made before"
+    assert sorted(p.name for p in out.iterdir()) == [f"clips-0000{i}.parquet" for i in range(3)]
+    pool = simulate.Pool(str(speech), None, None)
+    assert parquet.read_table(out / "clips-00002.parquet").equals(simulate.table(pool, 5, range(6, 8)))
+    assert run(str(speech), str(out), 8, seed=5, teachers=False) == 0
+
+
+def test_what_is_missing_is_said(tmp_path, speech, capsys):
+    with pytest.raises(UsageError):
+        run(str(tmp_path / "absent"), str(tmp_path / "out"), 8, teachers=False)
+    with pytest.raises(SystemExit) as done:
+        main(["corpus", "simulate", "--speech", str(tmp_path / "absent"), "--out", "nowhere://x"])
+    assert done.value.code == 2
+    error = capsys.readouterr().err
+    assert "--out nowhere://x" in error and len(error.splitlines()) == 1
