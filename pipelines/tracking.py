@@ -1,0 +1,77 @@
+"""What was run, in MLflow. A tracking server that is down warns once and changes nothing else."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+EXPERIMENT = "sqllm"
+
+
+class Run:
+    """An open MLflow run, or none where MLflow failed."""
+
+    def __init__(self, out: Path, name: str, run_id: str | None = None):
+        self.id, self._failed = run_id, False
+        self._mlflow = None
+        self._try(self._start, out, name)
+
+    def _start(self, out: Path, name: str) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_ENV_CREATION", "true")
+        import mlflow
+
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.ERROR)
+        folder, server = Path(out).absolute(), os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(server or f"sqlite:///{folder / 'mlflow.db'}")
+        if not server:
+            folder.mkdir(parents=True, exist_ok=True)
+            if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+                mlflow.create_experiment(EXPERIMENT, artifact_location=(folder / "mlflow").as_uri())
+        mlflow.set_experiment(EXPERIMENT)
+        self.id = mlflow.start_run(run_id=self.id, run_name=None if self.id else name).info.run_id
+        self._mlflow = mlflow
+
+    def settings(self, values: Mapping) -> None:
+        self._call("log_params", {k: str(v)[:6000] for k, v in values.items()})
+
+    def figures(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self._call("log_metrics", {k: float(v) for k, v in values.items() if math.isfinite(v)}, step=step)
+
+    def file(self, path: Path) -> None:
+        self._call("log_artifact", str(path))
+
+    def _call(self, name: str, *args, **options) -> None:
+        if self._mlflow and not self._failed:
+            self._try(getattr(self._mlflow, name), *args, **options)
+
+    def _try(self, function, *args, **options) -> None:
+        try:
+            function(*args, **options)
+        except Exception as error:  # whatever the server or its client throws: the run matters more
+            self._failed = True
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            print(f"sqllm: MLflow is left out: {reason}", file=sys.stderr)
+
+    def close(self, status: str) -> None:
+        if self._mlflow:
+            self._try(self._mlflow.end_run, status)
+
+
+@contextmanager
+def tracked(out: Path, name: str, run_id: str | None = None) -> Iterator[Run]:
+    """A run in `MLFLOW_TRACKING_URI`, or else in `out/mlflow.db`. `run_id` goes on with an earlier one."""
+    run = Run(out, name, run_id)
+    try:
+        yield run
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close("FINISHED")
