@@ -1,6 +1,8 @@
 """Tiny random bases in a directory, as they come from the hub; weights are large enough for attention to matter."""
 
+import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -13,7 +15,8 @@ from transformers import (
     WhisperModel,
 )
 
-from sqllm.model.config import ModelConfig
+from sqllm.corpus import simulate
+from sqllm.model.config import LoRA, ModelConfig
 
 TEXT = [
     "You judge the quality of speech from 1 (bad) to 5 (excellent). Rate it. Clean reference: Answer: ",
@@ -117,3 +120,27 @@ def speech():
         return 0.1 * voice * envelope + 0.001 * torch.randn(n, generator=g)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def base_model(config, tmp_path_factory):
+    """A directory to train from: a tiny model with score layers."""
+    root = tmp_path_factory.mktemp("bases")
+    config("whisper", "smollm2", score_layers=2, encoder_layers="all", lora=LoRA(dropout=0.0)).save(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory, speech):
+    """48 simulated clips of four talkers in two shards, as `sqllm corpus simulate` writes them."""
+    pytest.importorskip("av")
+    root, out = tmp_path_factory.mktemp("speech"), tmp_path_factory.mktemp("corpus")
+    names = [f"talker{i}" for i in range(40)]
+    chosen = [n for n in names if not simulate.is_val(n)][:3] + [n for n in names if simulate.is_val(n)][:1]
+    for i, name in enumerate(chosen):
+        (root / name).mkdir()
+        soundfile.write(root / name / "a.wav", speech(4.0, seed=i).numpy(), 16000)
+    pool = simulate.Pool(str(root), None, None)
+    for shard in range(2):
+        pq.write_table(simulate.table(pool, 1, range(24 * shard, 24 * shard + 24)), out / f"clips-{shard:05d}.parquet")
+    return out

@@ -1,39 +1,28 @@
 """Training in one process, from a simulated corpus to a model directory.
 
 1. `features`: the frozen encoder hears every clip once; what the projector needs of it is kept beside the corpus.
-2. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions.
+2. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
 3. `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from sqllm.errors import UsageError
 from sqllm.model import store
-from sqllm.model.config import ModelConfig
-from sqllm.training import features, scores, words
+from sqllm.model.config import TRAINED, ModelConfig
+from sqllm.training import features, loop, scores, words
 from sqllm.training.data import read
+from sqllm.training.settings import Settings
 
 
-def train(
-    corpus: Path,
-    bases: Path,
-    out: Path,
-    score_steps: int,
-    word_steps: int,
-    batch: int = 8,
-    lr: float = 5e-4,
-    seed: int = 1,
-) -> Path:
-    """Train a model on the shards of `sqllm.corpus.simulate` and write it to `out`.
-
-    `bases` is a directory with the configuration and the base models. Prints a line of JSON now and then;
-    checkpoints lie in `out`, and a run that was cut off goes on from them. UsageError where the corpus or the
-    configuration does not do.
-    """
+def load_config(corpus: Path, bases: Path) -> ModelConfig:
+    """The configuration in `bases`. UsageError where the corpus or the configuration does not do."""
     config = ModelConfig.load(bases)
     if config.encoder_training != "frozen":
         raise UsageError(
@@ -42,16 +31,54 @@ def train(
     if config.lora is None or config.score_layers is None:
         raise UsageError("this loop needs lora and score_layers: words are learned above the layers that give scores")
     if not any(corpus.glob("clips-*.parquet")):
-        raise UsageError(f"no shards clips-*.parquet in {corpus}: `python -m sqllm.corpus.simulate --help` makes them")
-    out.mkdir(parents=True, exist_ok=True)
-    encoder = store.load_encoder(config, bases).eval()
-    encoder.model.to(torch.bfloat16)
+        raise UsageError(f"no shards clips-*.parquet in {corpus}: `sqllm corpus simulate` makes them")
+    return config
+
+
+def train(
+    corpus: Path,
+    bases: Path,
+    out: Path,
+    settings: Settings,
+    device: str = "cpu",
+    tell: Callable[[str, dict, Path | None], None] = lambda stage, line, checkpoint: loop.tell(line, checkpoint),
+    checkpoints: Path | None = None,
+) -> Path:
+    """Train a model on the shards of `sqllm corpus simulate` and write it to `out`.
+
+    `bases` is a directory with the configuration and the base models; where it holds a trained model, training goes on
+    from its weights unless `settings.fresh`. `tell(stage, figures, checkpoint)` is told how it goes; checkpoints lie in
+    `checkpoints` (None: in `out`), and a run that was cut off goes on from them. Within a process group of
+    `torch.distributed` every worker calls this, and the first one writes the model. UsageError where the corpus or the
+    configuration does not do.
+    """
+    config = load_config(corpus, bases)
+    checkpoints = checkpoints or out
+    checkpoints.mkdir(parents=True, exist_ok=True)
     key = features.features_key(config, bases)
-    features.prepare(encoder, corpus, key)
+    features.prepare(config, bases, corpus, key)
     data = read(corpus, key)
     torch.manual_seed(1)
-    model = store.create(config, bases, torch.bfloat16).train()
-    settings = {"clips": len(data["train"]), "features": key, "batch": batch, "lr": lr}
-    scores.train(model, data, out, settings, score_steps, batch, lr)
-    words.train(model, data, out, settings, word_steps, max(1, batch // 4), lr=lr)
-    return store.save(model, out, bases)
+    model = store.create(config, bases, torch.bfloat16).to(device).train()
+    made_with = {"clips": len(data["train"]), "features": key, "batch": settings.batch, "lr": settings.lr, "from": None}
+    made_with["parts"] = settings.parts * loop.workers()[1]
+    if not settings.fresh and (bases / TRAINED).is_file():
+        store.load_trained(model, store.load_file(bases / TRAINED))
+        made_with["from"] = store.file_hash(bases / TRAINED)
+    for stage, steps, batch in (
+        (scores, settings.score_steps, settings.batch),
+        (words, settings.word_steps, max(1, settings.batch // 4)),
+    ):
+        name = stage.__name__.rpartition(".")[2]
+        stage.train(
+            model,
+            data,
+            checkpoints,
+            made_with,
+            steps,
+            batch,
+            lr=settings.lr,
+            parts=settings.parts,
+            tell=partial(tell, name),
+        )
+    return store.save(model, out, bases) if loop.workers()[0] == 0 else out

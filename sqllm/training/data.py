@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,17 @@ from torch import Tensor
 
 from sqllm import DIMENSIONS
 from sqllm.audio.degrade import Impairment
+from sqllm.audio.evidence import describe, measure
+from sqllm.audio.io import to_int16
 from sqllm.corpus import ratings
+from sqllm.corpus.questions import costs
 from sqllm.errors import UsageError
-from sqllm.training.features import features_path
+from sqllm.faults import PHRASES
+from sqllm.training.features import features_path, samples
 
 COLUMNS = ["index", "split", "speaker", "chain", "severities", "distillmos", "pesq", *DIMENSIONS]
+
+WITHHELD = 0.2  # share of clips of which the measured facts are not told
 
 
 @dataclass
@@ -30,6 +36,7 @@ class Clips:
     paths: list[Path]
     mean: np.ndarray
     std: np.ndarray
+    _facts: dict[int, dict] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,6 +48,21 @@ class Clips:
 
     def chain(self, i: int) -> list[Impairment]:
         return [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in self.rows[i]["chain"]]
+
+    def facts(self, i: int) -> dict:
+        """What is measured of the degraded clip (`evidence.measure`)."""
+        if i not in self._facts:
+            self._facts[i] = measure(to_int16(samples(self.audio(i))))
+        return self._facts[i]
+
+    def told(self, i: int, rng: np.random.Generator) -> str:
+        """The facts in words; at times they are withheld, so that the model learns to listen."""
+        return "" if rng.random() < WITHHELD else describe(self.facts(i))
+
+    def costs(self, indices) -> Tensor:
+        """[k, faults]: what each fault costs, in the order of `faults.PHRASES`."""
+        found = [costs(self.chain(i)) for i in indices]
+        return torch.tensor([[of.get(name, 0.0) for name in PHRASES] for of in found])
 
     def audio(self, i: int) -> bytes:
         shard, row = self.where[i]

@@ -59,19 +59,35 @@ def laid(references: list[np.ndarray], i: int, rng: np.random.Generator) -> np.n
     return np.roll(x, shift)
 
 
-def prepare(encoder: AudioEncoder, corpus: Path, key: str) -> None:
+def missing(corpus: Path, key: str) -> list[Path]:
+    """The shards whose features are not there yet."""
+    return [shard for shard in sorted(corpus.glob("clips-*.parquet")) if not features_path(shard, key).exists()]
+
+
+def prepare(config: ModelConfig, bases: Path, corpus: Path, key: str) -> None:
     """Compute what is missing."""
-    for shard in sorted(corpus.glob("clips-*.parquet")):
-        path = features_path(shard, key)
-        if path.exists():
-            continue
-        table = pq.read_table(shard, columns=["index", "audio", "reference"]).to_pylist()
-        references = [samples(row["reference"]) for row in table]
-        out = np.empty((len(table), 2, encoder.depth, encoder.tokens, encoder.width), np.float16)
-        for i, row in enumerate(table):
-            rng = np.random.default_rng([row["index"], 0])
-            for j, x in enumerate((samples(row["audio"]), laid(references, i, rng))):
-                out[i, j] = encode(encoder, x).float().numpy()
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, out)
-        os.replace(temporary, path)
+    if todo := missing(corpus, key):
+        encoder = load_encoder(config, bases)
+        for shard in todo:
+            prepare_shard(encoder, shard, key)
+
+
+def load_encoder(config: ModelConfig, bases: Path) -> AudioEncoder:
+    encoder = store.load_encoder(config, bases).eval()
+    encoder.model.to(torch.bfloat16)
+    return encoder
+
+
+def prepare_shard(encoder: AudioEncoder, shard: Path, key: str) -> None:
+    """Write the features of one shard; they appear whole or not at all."""
+    table = pq.read_table(shard, columns=["index", "audio", "reference"]).to_pylist()
+    references = [samples(row["reference"]) for row in table]
+    out = np.empty((len(table), 2, encoder.depth, encoder.tokens, encoder.width), np.float16)
+    for i, row in enumerate(table):
+        rng = np.random.default_rng([row["index"], 0])
+        for j, x in enumerate((samples(row["audio"]), laid(references, i, rng))):
+            out[i, j] = encode(encoder, x).float().numpy()
+    path = features_path(shard, key)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+    np.save(temporary, out)
+    os.replace(temporary, path)

@@ -4,54 +4,28 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
 
-from sqllm.corpus import simulate
 from sqllm.errors import UsageError
 from sqllm.model import answering, store
-from sqllm.model.config import LoRA
-from sqllm.training import train, words
+from sqllm.model.branches import Branches, inputs, prefix_ids
+from sqllm.training import scores, train, words
 from sqllm.training.data import panel_mos, read
 from sqllm.training.features import features_key, features_path, prepare
-from sqllm.training.words import Packed, loss
-
-
-@pytest.fixture(scope="module")
-def base_model(config, tmp_path_factory):
-    root = tmp_path_factory.mktemp("bases")
-    config("whisper", "smollm2", score_layers=2, encoder_layers="all", lora=LoRA(dropout=0.0)).save(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, speech):
-    """48 simulated clips of four talkers, as `sqllm.corpus.simulate` writes them."""
-    root, out = tmp_path_factory.mktemp("speech"), tmp_path_factory.mktemp("corpus")
-    names = [f"talker{i}" for i in range(40)]
-    chosen = [n for n in names if not simulate.is_val(n)][:3] + [n for n in names if simulate.is_val(n)][:1]
-    for i, name in enumerate(chosen):
-        (root / name).mkdir()
-        soundfile.write(root / name / "a.wav", speech(4.0, seed=i).numpy(), 16000)
-    pool = simulate.Pool(str(root), None, None)
-    rows = [simulate.row(pool.clip(1, i)) for i in range(48)]
-    for shard in range(2):
-        pq.write_table(pa.Table.from_pylist(rows[24 * shard :][:24]), out / f"clips-{shard:05d}.parquet")
-    return out
+from sqllm.training.settings import Settings
+from sqllm.training.words import loss
 
 
 def prepared(corpus, base_model):
     config = store.ModelConfig.load(base_model)
     key = features_key(config, base_model)
-    prepare(store.load_encoder(config).eval(), corpus, key)
+    prepare(config, base_model, corpus, key)
     return read(corpus, key)
 
 
 def test_learns_goes_on_and_saves_a_whole_model(corpus, base_model, tmp_path, capsys):
-    train(corpus, base_model, tmp_path / "a", score_steps=30, word_steps=6, batch=4, lr=3e-3)
+    train(corpus, base_model, tmp_path / "a", Settings(30, 6, 4, lr=3e-3))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     scores = [line for line in lines if "mass" in line or line["step"] in (25, 30)]
     assert scores[-1]["loss"] < scores[0]["loss"] and 0 <= lines[1]["mass"] <= 1
@@ -63,7 +37,7 @@ def test_learns_goes_on_and_saves_a_whole_model(corpus, base_model, tmp_path, ca
 
 
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, tmp_path, monkeypatch):
-    whole = train(corpus, base_model, tmp_path / "whole", score_steps=12, word_steps=4, batch=4)
+    whole = train(corpus, base_model, tmp_path / "whole", Settings(12, 4, 4))
     from sqllm.training import loop
 
     real, left = loop.os.replace, [1]
@@ -77,14 +51,28 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, t
     monkeypatch.setattr(loop, "EVERY", 1)
     monkeypatch.setattr(loop.os, "replace", die)
     fit = loop.fit
-    monkeypatch.setattr("sqllm.training.scores.fit", lambda *a, **k: fit(*a, **k, report=5))
+    monkeypatch.setattr("sqllm.training.scores.fit", lambda *a, **k: fit(*a, **k, every=5))
     with pytest.raises(KeyboardInterrupt):
-        train(corpus, base_model, tmp_path / "cut", score_steps=12, word_steps=4, batch=4)
+        train(corpus, base_model, tmp_path / "cut", Settings(12, 4, 4))
     monkeypatch.undo()
-    cut = train(corpus, base_model, tmp_path / "cut", score_steps=12, word_steps=4, batch=4)
+    cut = train(corpus, base_model, tmp_path / "cut", Settings(12, 4, 4))
     a, b = (store.load_file(path / "trained.safetensors") for path in (whole, cut))
     for name in a:
         assert torch.allclose(a[name].float(), b[name].float(), atol=1e-6), name
+
+
+def test_a_trained_model_is_gone_on_from_unless_fresh(corpus, base_model, tmp_path):
+    first = train(corpus, base_model, tmp_path / "a", Settings(2, 1, 4))
+    before = store.load_file(first / "trained.safetensors")
+
+    def moved(out, **options):
+        after = store.load_file(
+            train(corpus, first, out, Settings(1, 1, 4, lr=1e-6, **options)) / "trained.safetensors"
+        )
+        return max(float((after[n].float() - before[n].float()).abs().max()) for n in before)
+
+    assert moved(tmp_path / "b") < 1e-3
+    assert moved(tmp_path / "c", fresh=True) > 1e-3
 
 
 def test_words_change_no_score(corpus, base_model, tmp_path):
@@ -100,14 +88,14 @@ def test_packed_questions_cost_what_each_costs_alone(corpus, base_model):
     clips = prepared(corpus, base_model)["train"]
     torch.manual_seed(0)
     model = store.create(store.ModelConfig.load(base_model)).eval()
-    prefix, _ = words.prefix_ids(model.prompt, "mos 3.0.", 8, False)
+    prefix, _ = prefix_ids(model.prompt, "mos 3.0.", 8, False)
     pairs = [
         (model.prompt.question(q), model.prompt.answer(a)) for q, a in (("is it noisy?", "No."), ("why?", "Loss."))
     ]
     audio = clips.features(np.array([0]))
-    both = loss(model, [Packed.pack(prefix, pairs)], audio, None)
-    alone = [loss(model, [Packed.pack(prefix, [pair])], audio, None) for pair in pairs]
-    weights = [len(answer) for _, answer in pairs]
+    both = loss(model, [Branches.pack(prefix, pairs)], audio, None)
+    alone = [loss(model, [Branches.pack(prefix, [pair])], audio, None) for pair in pairs]
+    weights = [len(answer) - 1 + words.FIRST for _, answer in pairs]
     assert both.item() == pytest.approx(np.average([x.item() for x in alone], weights=weights), abs=1e-4)
 
 
@@ -116,9 +104,9 @@ def test_the_tokens_that_are_trained_are_those_that_are_generated(corpus, base_m
     model = store.create(store.ModelConfig.load(base_model)).eval()
     audio, reference = torch.randn(2, 1, model.encoder.depth, 8, model.encoder.width)
     context, question, words_ = "mos 3.0, noi 2.1.", "is it noisy?", "Yes, it is."
-    prefix, _ = words.prefix_ids(model.prompt, context, 8, True)
-    packed = Packed.pack(prefix, [(model.prompt.question(question), model.prompt.answer(words_))])
-    trained, _, positions = words.inputs(model, [packed], audio, reference)
+    prefix, _ = prefix_ids(model.prompt, context, 8, True)
+    packed = Branches.pack(prefix, [(model.prompt.question(question), model.prompt.answer(words_))])
+    trained, _, positions = inputs(model, [packed], audio, reference)
     first = packed.answered[0][0]
 
     fed = []
@@ -142,22 +130,22 @@ def test_panel_mos_knows_level():
 
 def test_what_cannot_be_trained_is_said(base_model, corpus, tmp_path, config):
     with pytest.raises(UsageError, match="clips-"):
-        train(tmp_path, base_model, tmp_path / "out", 1, 1)
+        train(tmp_path, base_model, tmp_path / "out", Settings())
     config("ast", encoder_training="query").save(tmp_path)
     with pytest.raises(UsageError, match="frozen"):
-        train(corpus, tmp_path, tmp_path / "out", 1, 1)
+        train(corpus, tmp_path, tmp_path / "out", Settings())
     config().save(tmp_path)
     with pytest.raises(UsageError, match="score_layers"):
-        train(corpus, tmp_path, tmp_path / "out", 1, 1)
+        train(corpus, tmp_path, tmp_path / "out", Settings())
 
 
 def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_model):
     config = store.ModelConfig.load(base_model)
-    encoder, key = store.load_encoder(config).eval(), features_key(config, base_model)
-    prepare(encoder, corpus, key)
+    key = features_key(config, base_model)
+    prepare(config, base_model, corpus, key)
     path = features_path(corpus / "clips-00000.parquet", key)
     made, at = np.load(path), path.stat().st_mtime_ns
-    prepare(encoder, corpus, key)
+    prepare(config, base_model, corpus, key)
     assert path.stat().st_mtime_ns == at
     assert made.shape == (24, 2, 3, 8, 64) and np.isfinite(made.astype(np.float32)).all()
     assert features_key(replace(config, audio_tokens=4), base_model) != key
@@ -165,6 +153,36 @@ def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_m
 
 
 def test_a_checkpoint_of_another_run_is_refused(corpus, base_model, tmp_path):
-    train(corpus, base_model, tmp_path, 2, 2, batch=4)
+    train(corpus, base_model, tmp_path, Settings(2, 2, 4))
     with pytest.raises(UsageError, match="other settings"):
-        train(corpus, base_model, tmp_path, 4, 2, batch=4, lr=1e-3)
+        train(corpus, base_model, tmp_path, Settings(4, 2, 4, lr=1e-3))
+
+
+def learn(corpus, base_model, out, parts):
+    """The figures and the projector after three steps of learning to score."""
+    data = prepared(corpus, base_model)
+    torch.manual_seed(0)
+    model, lines = store.create(store.ModelConfig.load(base_model)), []
+    options = {"parts": parts, "every": 1, "tell": lambda line, _: lines.append(line["loss"])}
+    out.mkdir(exist_ok=True)
+    scores.train(model, data, out, {}, steps=3, batch=2, **options)
+    return lines, model.projector.linear.weight.detach()
+
+
+def _worker(rank, address, corpus, base_model, out):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.save(learn(corpus, base_model, out, parts=1), out / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_learn_what_one_learns_in_two_parts(corpus, base_model, tmp_path):
+    prepared(corpus, base_model)
+    given = (f"file://{tmp_path}/meet", corpus, base_model, tmp_path)
+    torch.multiprocessing.start_processes(_worker, given, nprocs=2, start_method="fork")
+    alone, weight = learn(corpus, base_model, tmp_path / "alone", parts=2)
+    for rank in range(2):
+        losses, learnt = torch.load(tmp_path / f"{rank}.pt")
+        assert losses == pytest.approx(alone, rel=1e-3)
+        assert torch.allclose(learnt, weight, atol=1e-4)
+    assert (tmp_path / "scores.pt").is_file()
