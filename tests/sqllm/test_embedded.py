@@ -82,11 +82,31 @@ def test_listeners_differ(predictor):
         ("clean/queue-fr", "is it noisy?", "No"),
         ("faulty/queue-en-quiet-30dB", "is it too quiet?", "Yes"),
         ("faulty/welcome-en-loss", "does it drop out?", "Yes"),
+        ("clean/welcome-en", "does it drop out?", "No"),
+        ("clean/queue-fr", "is there an echo?", "No"),
+        ("faulty/queue-en-clipping", "is it distorted?", "Yes"),
     ],
 )
 def test_answers_in_words(predictor, sample, question, expected):
     answer = "".join(predictor.ask(str(SAMPLES / f"{sample}.flac"), question))
     assert answer.startswith("mos ") and answer.split(". ", 1)[1].startswith(expected), answer
+
+
+@pytest.mark.parametrize(
+    ("sample", "named"),
+    [
+        ("faulty/welcome-en-noise-5dB", "background noise"),
+        ("faulty/welcome-en-loss", "cut-outs"),
+        ("faulty/queue-en-clipping", "clipping"),
+        ("faulty/queue-en-quiet-30dB", "too low"),
+        ("faulty/queue-fr-babble-10dB", "babble"),
+        ("faulty/queue-fr-muffled", "muffling"),
+        ("clean/queue-fr", "telephone band"),  # the prompts have 8 kHz
+    ],
+)
+def test_says_what_is_wrong(predictor, sample, named):
+    answer = "".join(predictor.ask(str(SAMPLES / f"{sample}.flac"), "what is wrong with it?"))
+    assert named in answer, answer
 
 
 def test_says_when(predictor):
