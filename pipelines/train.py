@@ -74,17 +74,19 @@ def train(
                "device": "cuda" if gpu else "cpu", "board": board}  # fmt: skip
         fitted = ray.remote(num_cpus=0)(_fit).remote(job, workers, gpu, known["name"], known["storage"], verbose)
         of = {"scores": settings.score_steps, "words": settings.word_steps}
-        while True:
-            done, _ = ray.wait([fitted], timeout=1)
-            for stage, line in ray.get(board.take.remote()):
-                _log(run, stage, line)
-                watch(stage, line["step"], of[stage], f"loss {line['loss']:.3f}")
-            if done:
-                break
         try:
+            done = []
+            while not done:
+                done, _ = ray.wait([fitted], timeout=1)
+                for stage, line in ray.get(board.take.remote()):
+                    _log(run, stage, line)
+                    watch(stage, line["step"], of[stage], f"loss {line['loss']:.3f}")
             checkpoint = ray.get(fitted)
         except ray.exceptions.RayTaskError as error:
             raise UsageError(f"training failed: {_reason(error)}") from None
+        except BaseException:  # the user's Ctrl-C: on a cluster, nothing else would end the workers
+            ray.cancel(fitted, force=True)
+            raise
         with checkpoint.as_directory() as folder:
             shutil.copytree(Path(folder) / MODEL, out, dirs_exist_ok=True)
     return out

@@ -14,7 +14,7 @@ from sqllm.model import store
 from sqllm.training.settings import Settings
 
 pytest.importorskip("av")
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,24 @@ def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_
     assert killed
     assert max(losses(out)) == 450 and (out / "trained.safetensors").is_file()
     assert len(runs(out)) == 1
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(local_ray, corpus, base_model, tmp_path):
+    out, settings = tmp_path / "out", Settings(score_steps=800, word_steps=2, batch=2)
+
+    def stop(stage, done, of, figures):
+        known = [file.read_text() for file in out.glob("checkpoints/*/checkpoint_manager_snapshot.json")]
+        if any("checkpoint_dir_name" in text for text in known):  # what Ray Train knows, and not only has
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, base_model, out, settings, watch=stop)
+    assert not (out / "trained.safetensors").exists()
+    steps = []
+    train(corpus, base_model, out, settings, resume=True, watch=lambda stage, done, *_: steps.append((stage, done)))
+    assert min(done for stage, done in steps if stage == "scores") > 200
+    assert max(losses(out)) == 800 and (out / "trained.safetensors").is_file()
+    assert [run.info.status for run in runs(out)] == ["FINISHED"]
 
 
 @pytest.mark.parametrize(
