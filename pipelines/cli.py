@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from enum import StrEnum
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipelines import engineer
+from pipelines.terminal import Device, Model, Profile, Verbose, Where, console, only_our_stderr
 from sqllm.errors import AudioError, UsageError
 
 app = typer.Typer(
@@ -24,12 +24,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -69,12 +63,6 @@ def _profile(name: str | None) -> str | None:
         if name not in profiles:
             raise UsageError(f"no listener profile {name!r}; there are {', '.join(sorted(profiles))}")
     return name
-
-
-Model = Annotated[str, typer.Option(metavar="PRESET|DIR", help="A preset's name, or the folder of a model.")]
-Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Score as this kind of listener.")]
-Where = Annotated[Device, typer.Option(help="Where the model runs; auto takes a GPU when there is one.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own log, and a traceback for what goes wrong.")]
 
 
 @app.command()
@@ -136,9 +124,9 @@ def score(
     from pipelines.summary import show as show_summary
 
     settings = Settings(model, profile, explain, actors, device.value, verbose)
-    with nullcontext() if verbose else _only_our_stderr(), Progress(enabled=not verbose) as progress:
+    with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
         totals = run(recordings, out, settings, watch=progress.update)
-    show_summary(out, _console())
+    show_summary(out, console())
     if totals.failed > max_failure_rate * totals.recordings:
         print(
             f"sqllm: {totals.failed} of {totals.recordings} recordings failed, more than --max-failure-rate"
@@ -182,165 +170,7 @@ def show(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --ou
     """Show the summary of a finished or half-finished run."""
     from pipelines.summary import show as show_summary
 
-    show_summary(directory, _console())
-
-
-corpus_app = typer.Typer(help="Corpora to train on and to evaluate with.", no_args_is_help=True)
-app.add_typer(corpus_app, name="corpus")
-
-
-@corpus_app.command()
-def simulate(
-    speech: Annotated[str, typer.Option(metavar="DIR", show_default=False, help="Clean speech, in any format.")],
-    out: Annotated[str, typer.Option(metavar="DIR|s3://", show_default=False, help="Where the shards go.")],
-    clips: Annotated[int, typer.Option(min=1, metavar="N", help="How many clips of up to 10 s.")] = 1000,
-    noise: Annotated[str | None, typer.Option(metavar="DIR", help="Recorded noises.")] = None,
-    rooms: Annotated[str | None, typer.Option(metavar="DIR", help="Impulse responses of rooms.")] = None,
-    speakers: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Columns path and speaker; else a folder is a speaker.")
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed draws the same clips.")] = 1,
-    panel: Annotated[bool, typer.Option(help="Ask DistillMOS and PESQ for mos too (extra `label`).")] = True,
-    verbose: Verbose = False,
-) -> None:
-    """Draw a rated corpus from clean speech: degraded clips with references, what was done to them, and ratings."""
-    import rich.progress as rich
-    from rich.console import Console
-
-    from pipelines.simulate import simulate as run
-
-    console = Console(stderr=True)
-    with (
-        nullcontext() if verbose else _only_our_stderr(),
-        rich.Progress(console=console, transient=True, disable=verbose or not console.is_terminal) as progress,
-    ):
-        task = progress.add_task("simulating", total=None)
-        made = run(
-            speech, out, clips, noise, rooms, speakers, seed, panel, verbose,
-            watch=lambda done, of: progress.update(task, completed=done, total=of),
-        )  # fmt: skip
-    print(f"{clips} clips in {out}" + ("" if made else ", all of them there before"))
-
-
-def _pairs(values: list[str]) -> dict[str, str]:
-    for value in values:
-        if "=" not in value:
-            raise UsageError(f"{value!r} is not of the form NAME=VALUE")
-    return dict(value.split("=", 1) for value in values)
-
-
-@app.command()
-def evaluate(
-    corpus: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="CORPUS...",
-            show_default=False,
-            help="Rated recordings: the folder of the NISQA corpus, or a CSV or Parquet with columns uri, mos, noi, ..."
-            " (see --column).",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where evaluation.json and .html go.")] = Path("evaluation"),
-    predictions: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="Instead of a model: y_true and y_pred, and if known dim, task, set, ..."),
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="A column that CORPUS calls otherwise: mos=score.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value, as split=test.")
-    ] = None,
-    model: Model = "embedded",
-    actors: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU"),
-    ] = None,
-    device: Where = Device.auto,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N recordings.")] = None,
-    verbose: Verbose = False,
-) -> None:
-    """How well a model, or anybody's predictions, agree with votes: a table, JSON, a page, an MLflow run."""
-    if bool(corpus) == bool(predictions):
-        raise UsageError("give a CORPUS, or --predictions CSV")
-    from pipelines import evaluate as evaluation
-    from sqllm.evaluation import tables
-
-    if predictions:
-        judgements = tables.predictions(predictions)
-        facts = {"predictions": str(predictions), "judgements": str(len(judgements))}
-    else:
-        from pipelines.progress import Progress
-        from pipelines.score import Settings
-        from sqllm.model.config import trained
-
-        trained(model)
-        rated = evaluation.corpora(corpus, _pairs(column or []), _pairs(only or []), limit)
-        settings = Settings(model, actors=actors, device=device.value, verbose=verbose)
-        with nullcontext() if verbose else _only_our_stderr(), Progress(enabled=not verbose) as progress:
-            judgements, totals = evaluation.judge(rated, settings, progress.update)
-        facts = {"model": f"{model} {totals.model}", "corpus": ", ".join(corpus), "recordings": str(len(rated))}
-        facts |= {"only": ", ".join(only)} if only else {}
-    result = evaluation.write(out, f"Evaluation of {predictions or model}", facts, judgements)
-    evaluation.show(result, _console())
-    print(f"evaluation.json and evaluation.html are in {out}")
-
-
-@app.command()
-def train(
-    corpus: Annotated[
-        Path, typer.Argument(metavar="CORPUS", show_default=False, help="Shards that `sqllm corpus simulate` made.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Where the trained model goes.")],
-    base: Annotated[
-        str, typer.Option(metavar="PRESET|DIR", help="Configuration, base models, and weights to go on from.")
-    ] = "embedded",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Leave the weights that BASE was trained to.")] = False,
-    score_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to score.")] = 2000,
-    word_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to answer in words.")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Clips in a part of a step.")] = 8,
-    parts: Annotated[int, typer.Option(min=1, metavar="N", help="Parts of a step in each worker.")] = 1,
-    lr: Annotated[
-        float, typer.Option(min=0, help="Learning rate of LoRA; the projector's is three times that.")
-    ] = 5e-4,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that train together.")] = 1,
-    device: Where = Device.auto,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="DIR|s3://", help="Where checkpoints go.", show_default="DIR/checkpoints"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of a run with the same --out.")
-    ] = False,
-    verbose: Verbose = False,
-) -> None:
-    """Train a model with Ray Train, watched in MLflow."""
-    import rich.progress as rich
-    from rich.console import Console
-
-    from pipelines.train import train as run
-    from sqllm.model.config import resolve
-    from sqllm.training.settings import Settings
-
-    settings = Settings(score_steps, word_steps, batch, parts, lr, fresh)
-    console = Console(stderr=True)
-    with (
-        nullcontext() if verbose else _only_our_stderr(),
-        rich.Progress(
-            *rich.Progress.get_default_columns(),
-            rich.TextColumn("{task.fields[figures]}"),
-            console=console,
-            transient=True,
-            disable=verbose or not console.is_terminal,
-        ) as progress,
-    ):
-        task = progress.add_task("preparing", total=None, figures="")
-
-        def watch(stage: str, done: int, of: int, figures: str) -> None:
-            progress.update(task, description=stage, completed=done, total=of, figures=figures)
-
-        model = run(corpus, resolve(base), out, settings, workers, device.value, storage, resume, verbose, watch)
-    print(f"trained: {model}")
+    show_summary(directory, console())
 
 
 @app.command()
@@ -353,6 +183,11 @@ def bench(
     from sqllm.bench import run
 
     run(model=model, device=device.value, dtype=dtype)
+
+
+app.add_typer(engineer.corpus, name="corpus")
+app.command()(engineer.evaluate)
+app.command()(engineer.train)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -376,27 +211,6 @@ def main(arguments: list[str] | None = None) -> None:
     if status == 130:
         _refuse("interrupted; `sqllm show DIR` tells what is there", 130)
     sys.exit(status or 0)
-
-
-def _console():
-    """As wide as the terminal; in a file or a log, wide enough for the table."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=120)
-
-
-@contextmanager
-def _only_our_stderr() -> Iterator[None]:
-    """What Ray's C++ parts write to the terminal is dropped; `sys.stderr` goes on to where it went."""
-    python, descriptor = sys.stderr, os.dup(2)
-    with open(os.devnull, "w") as nowhere, os.fdopen(descriptor, "w", buffering=1) as terminal:
-        os.dup2(nowhere.fileno(), 2)
-        sys.stderr = terminal
-        try:
-            yield
-        finally:
-            sys.stderr = python
-            os.dup2(descriptor, 2)
 
 
 def _refuse(reason: str, status: int) -> int:

@@ -1,0 +1,45 @@
+"""What the commands share: options with one meaning everywhere, and how they write to the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Model = Annotated[str, typer.Option(metavar="PRESET|DIR", help="A preset's name, or the folder of a model.")]
+Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Score as this kind of listener.")]
+Where = Annotated[Device, typer.Option(help="Where the model runs; auto takes a GPU when there is one.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own log, and a traceback for what goes wrong.")]
+
+
+def console():
+    """As wide as the terminal; in a file or a log, wide enough for the table."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+@contextmanager
+def only_our_stderr() -> Iterator[None]:
+    """What Ray's C++ parts write to the terminal is dropped; `sys.stderr` goes on to where it went."""
+    python, descriptor = sys.stderr, os.dup(2)
+    with open(os.devnull, "w") as nowhere, os.fdopen(descriptor, "w", buffering=1) as terminal:
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = terminal
+        try:
+            yield
+        finally:
+            sys.stderr = python
+            os.dup2(descriptor, 2)
