@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import ray
@@ -24,6 +25,7 @@ from pipelines.cluster import start_ray
 from pipelines.tracking import Run, tracked
 from sqllm import training
 from sqllm.errors import UsageError
+from sqllm.model.config import ModelConfig
 from sqllm.training import features
 from sqllm.training.settings import Settings
 
@@ -59,7 +61,7 @@ def train(
         )
     out.mkdir(parents=True, exist_ok=True)
     key = features.features_key(config, bases)
-    _prepare(config, bases, corpus, key, watch)
+    _prepare(bases, corpus, key, watch)
     if resume:
         known = json.loads(note.read_text())
     else:
@@ -156,10 +158,10 @@ def _reason(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _prepare(config, bases: Path, corpus: Path, key: str, watch: Callable) -> None:
+def _prepare(bases: Path, corpus: Path, key: str, watch: Callable) -> None:
     """Features that are missing, a task for each shard."""
     todo = features.missing(corpus, key)
-    tasks = [_features.remote(config, bases.absolute(), shard.absolute(), key) for shard in todo]
+    tasks = [_features.remote(bases.absolute(), shard.absolute(), key) for shard in todo]
     left = tasks
     while left:
         ready, left = ray.wait(left)
@@ -168,18 +170,14 @@ def _prepare(config, bases: Path, corpus: Path, key: str, watch: Callable) -> No
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _features(config, bases: Path, shard: Path, key: str) -> None:
+def _features(bases: Path, shard: Path, key: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    features.prepare_shard(_encoder(config, bases), shard, key)
+    features.prepare_shard(_encoder(bases), shard, key)
 
 
-_loaded: dict = {}
-
-
-def _encoder(config, bases: Path):
+@cache
+def _encoder(bases: Path):
     """Loaded once in each worker."""
-    if bases not in _loaded:
-        _loaded[bases] = features.load_encoder(config, bases)
-    return _loaded[bases]
+    return features.load_encoder(ModelConfig.load(bases), bases)

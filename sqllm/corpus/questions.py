@@ -19,7 +19,7 @@ from sqllm.corpus import ratings as panel
 from sqllm.faults import ABSENT, AUDIBLE, TOPICS, audible, heard, phrase, upto
 
 SATISFIED = 3.5  # a dimension from here on is no complaint
-GAPS = ("loss", "chop", "jump")
+GAPS = TOPICS["dropouts"]
 ADDITIVE = ("noise", "white", "babble", "talker")
 FACTS = ("level_db", "snr_db", "band_high_hz", "clipped_pct", "dropout_pct")  # the parts of `describe`, in its order
 TITLES = {"mos": "overall quality", "noi": "noisiness", "col": "coloration", "dis": "discontinuity", "loud": "loudness"}
