@@ -8,7 +8,7 @@ of its votes. Everything else a source has is carried along.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -126,16 +126,16 @@ def _absolute(root: Path, name: str) -> str:
     return name if "://" in name else os.path.abspath(root / name)
 
 
-def leakage(table: pa.Table) -> str | None:
-    """What train shares with val or test, in words: recordings, references' speakers, or conditions of one set."""
-    rows = table.select(["split", "uri", "speaker", "set", "condition"]).to_pylist()
+def leakage(rows: Iterable[Mapping]) -> str | None:
+    """What the split train shares with val or test, in words: recordings, speakers, or conditions of one set."""
+    rows = list(rows)
     for name, key in (
-        ("recording", lambda r: r["uri"]),
-        ("speaker", lambda r: r["speaker"]),
-        ("condition", lambda r: r["condition"] and (r["set"], r["condition"])),
+        ("recording", lambda r: r.get("uri")),
+        ("speaker", lambda r: r.get("speaker")),
+        ("condition", lambda r: r.get("condition") and (r.get("set"), r["condition"])),
     ):
         seen = {split: {key(r) for r in rows if r["split"] == split} - {None} for split in ("train", "val", "test")}
         for other in ("val", "test"):
             if shared := seen["train"] & seen[other]:
-                return f"{len(shared)} {name}(s) are in both train and {other}, such as {sorted(map(str, shared))[0]}"
+                return f"{len(shared)} {name}(s) are in both train and {other}, such as {min(map(str, shared))}"
     return None

@@ -16,6 +16,7 @@ from sqllm.audio.degrade import Impairment
 from sqllm.audio.evidence import describe, measure
 from sqllm.audio.io import to_int16
 from sqllm.corpus import ratings
+from sqllm.corpus.manifest import leakage
 from sqllm.corpus.questions import costs
 from sqllm.errors import UsageError
 from sqllm.faults import PHRASES
@@ -101,6 +102,8 @@ def read(corpus: Path, key: str) -> dict[str, Clips]:
         for r, row in enumerate(pq.read_table(path, columns=columns).to_pylist()):
             rows.append(row | {"chain": json.loads(row["chain"]), "severities": json.loads(row["severities"])})
             where.append((s, r))
+    if shared := leakage(rows):
+        raise UsageError(f"{corpus} would be judged by what it trains on: {shared}")
     shards, where = [np.load(features_path(p, key), mmap_mode="r") for p in paths], np.array(where)
     mean = np.array([[row[d] for d in DIMENSIONS] for row in rows])
     mean[:, 0] = panel_mos(rows)

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -137,6 +139,15 @@ def test_what_cannot_be_trained_is_said(base_model, corpus, tmp_path, config):
     config().save(tmp_path)
     with pytest.raises(UsageError, match="score_layers"):
         train(corpus, tmp_path, tmp_path / "out", Settings())
+
+
+def test_a_speaker_in_both_splits_is_refused(corpus, base_model, tmp_path):
+    table = pq.read_table(corpus / "clips-00000.parquet")
+    same = pa.array(["anna"] * len(table))
+    table = table.set_column(table.column_names.index("speaker"), "speaker", same)
+    pq.write_table(table, tmp_path / "clips-00000.parquet")
+    with pytest.raises(UsageError, match=r"speaker.*train and val.*anna"):
+        prepared(tmp_path, base_model)
 
 
 def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_model):
