@@ -53,7 +53,7 @@ def draw(kind: str, rng: np.random.Generator) -> Impairment:
     u = rng.uniform
     params: dict = {
         "noise": lambda: {"snr_db": u(-3, 38),
-                          "colour": str(rng.choice(["recorded"] * 6 + ["white", "pink", "brown"]))},
+                          "colour": str(rng.choice(["recorded"] * 6 + ["white", "white", "pink", "brown"]))},
         "babble": lambda: {"snr_db": u(0, 30), "voices": int(rng.integers(3, 8))},
         "talker": lambda: {"snr_db": u(-2, 25)},
         "reverb": lambda: {"rt60_s": u(0.2, 1.6), "wet_db": u(-12, 6)},
