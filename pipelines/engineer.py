@@ -121,6 +121,9 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Leave the weights that BASE was trained to.")] = False,
     score_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to score.")] = 2000,
     word_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to answer in words.")] = 1000,
+    listen_steps: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Steps in which a projector with context first learns to listen.")
+    ] = 4000,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Clips in a part of a step.")] = 8,
     parts: Annotated[int, typer.Option(min=1, metavar="N", help="Parts of a step in each worker.")] = 1,
     lr: Annotated[
@@ -145,7 +148,7 @@ def train(
     from sqllm.model.config import resolve
     from sqllm.training.settings import Settings
 
-    settings = Settings(score_steps, word_steps, batch, parts, lr, fresh)
+    settings = Settings(score_steps, word_steps, batch, parts, lr, listen_steps, fresh)
     errors = Console(stderr=True)
     with (
         nullcontext() if verbose else only_our_stderr(),

@@ -75,7 +75,7 @@ def train(
         job = {"corpus": str(corpus.absolute()), "bases": str(bases.absolute()), "settings": asdict(settings),
                "device": "cuda" if gpu else "cpu", "board": board}  # fmt: skip
         fitted = ray.remote(num_cpus=0)(_fit).remote(job, workers, gpu, known["name"], known["storage"], verbose)
-        of = {"scores": settings.score_steps, "words": settings.word_steps}
+        of = {"listen": settings.listen_steps, "scores": settings.score_steps, "words": settings.word_steps}
         try:
             done = []
             while not done:

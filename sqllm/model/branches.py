@@ -65,7 +65,6 @@ def inputs(
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
     x = language.embed(ids.to(model.device)).clone()
     _, places = prefix_ids(model.prompt, "", model.config.audio_tokens, reference is not None)
-    for place, signal in zip(places, (audio, reference), strict=False):
-        embedded = model.projector(signal.to(model.projector.linear.weight))
-        x[:, place : place + model.config.audio_tokens] = embedded.to(x.dtype)
+    for place, tokens in zip(places, model.projector(audio, reference), strict=True):
+        x[:, place : place + model.config.audio_tokens] = tokens.to(x.dtype)
     return x, mask.to(model.device), positions.to(model.device)

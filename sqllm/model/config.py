@@ -27,6 +27,7 @@ class ModelConfig:
     language_model: str  # a directory or a name on the hub: any Llama-architecture causal language model
     audio_tokens: int = 128
     encoder_layers: str = "last"  # or "all": a learned weighting
+    projector: str = "linear"  # or "context": tokens also hear their neighbours, the window, and the reference
     encoder_training: str = "frozen"  # or "query" (the paper, for AST), "full"
     lora: LoRA | None = field(default_factory=LoRA)
     quantization: str | None = None  # or "nf4"
@@ -37,6 +38,7 @@ class ModelConfig:
             self.lora = LoRA(**self.lora)
         for name, allowed in (
             ("encoder_layers", ("last", "all")),
+            ("projector", ("linear", "context")),
             ("encoder_training", ("frozen", "query", "full")),
             ("quantization", (None, "nf4")),
         ):

@@ -23,7 +23,7 @@ class SpeechQualityLLM(nn.Module):
     def __init__(self, config: ModelConfig, encoder: AudioEncoder, language: LanguageModel, tokenizer):
         super().__init__()
         self.config, self.encoder, self.language = config, encoder, language
-        self.projector = Projector(encoder.depth, encoder.width, language.width)
+        self.projector = Projector(encoder.depth, encoder.width, language.width, config.projector == "context")
         self.tokenizer, self.prompt = tokenizer, Prompt(tokenizer)
         self.tree = lru_cache(maxsize=16)(self._tree)
 
@@ -40,10 +40,10 @@ class SpeechQualityLLM(nn.Module):
 
     def embed(self, segments: Sequence[list[int] | str], audio: Tensor, reference: Tensor | None = None) -> Tensor:
         """[B, S, D]: the segments of a prompt with audio tokens in their places."""
-        parts = []
+        tokens, parts = self.projector(audio, reference), []
         for segment in segments:
             if isinstance(segment, str):
-                x = self.projector((audio if segment == AUDIO else reference).to(self.projector.linear.weight))
+                x = tokens[segment != AUDIO]
             else:
                 ids = torch.tensor(segment, device=self.device)
                 x = self.language.embed(ids)[None].expand(len(audio), -1, -1)

@@ -145,9 +145,10 @@ def trained_state(model: SpeechQualityLLM) -> dict[str, Tensor]:
     return state
 
 
-def load_trained(model: SpeechQualityLLM, state: dict[str, Tensor]) -> None:
+def load_trained(model: SpeechQualityLLM, state: dict[str, Tensor], grown: bool = False) -> None:
+    """`grown`: parts that the configuration got since the weights were trained may be missing, and stay as new."""
     missing = set(trained_state(model)) - set(state)
-    if missing:
+    if missing and not grown:
         raise UsageError(f"the trained weights do not fit this model: {sorted(missing)[0]} is not among them")
     adapter = {n.removeprefix("lora."): p for n, p in state.items() if n.startswith("lora.")}
     if adapter:

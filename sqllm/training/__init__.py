@@ -1,8 +1,9 @@
 """Training in one process, from a simulated corpus to a model directory.
 
 1. `features`: the frozen encoder hears every clip once; what the projector needs of it is kept beside the corpus.
-2. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
-3. `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
+2. `listen`: a projector with context learns to rate a clip and its faults by itself.
+3. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
+4. `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from sqllm.errors import UsageError
 from sqllm.model import store
 from sqllm.model.config import TRAINED, ModelConfig
-from sqllm.training import features, loop, scores, words
+from sqllm.training import features, listen, loop, scores, words
 from sqllm.training.data import read
 from sqllm.training.settings import Settings
 
@@ -63,12 +64,15 @@ def train(
     made_with = {"clips": len(data["train"]), "features": key, "batch": settings.batch, "lr": settings.lr, "from": None}
     made_with["parts"] = settings.parts * loop.workers()[1]
     if not settings.fresh and (bases / TRAINED).is_file():
-        store.load_trained(model, store.load_file(bases / TRAINED))
+        store.load_trained(model, store.load_file(bases / TRAINED), grown=True)
         made_with["from"] = store.file_hash(bases / TRAINED)
-    for stage, steps, batch in (
+    stages = [
+        (listen, settings.listen_steps, 4 * settings.batch),
         (scores, settings.score_steps, settings.batch),
         (words, settings.word_steps, max(1, settings.batch // 4)),
-    ):
+    ]
+    first = 0 if config.projector == "context" and settings.listen_steps else 1
+    for stage, steps, batch in stages[first:]:
         name = stage.__name__.rpartition(".")[2]
         stage.train(
             model,

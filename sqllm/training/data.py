@@ -19,7 +19,7 @@ from sqllm.corpus import ratings
 from sqllm.corpus.manifest import leakage
 from sqllm.corpus.questions import costs
 from sqllm.errors import UsageError
-from sqllm.faults import PHRASES
+from sqllm.faults import AUDIBLE, PHRASES
 from sqllm.training.features import features_path, samples
 
 COLUMNS = ["index", "split", "speaker", "chain", "severities", "distillmos", "pesq", *DIMENSIONS]
@@ -68,6 +68,20 @@ class Clips:
     def audio(self, i: int) -> bytes:
         shard, row = self.where[i]
         return pq.read_table(self.paths[shard], columns=["audio"])["audio"][int(row)].as_py()
+
+
+def agreement(clips: Clips, scores: np.ndarray, costs: np.ndarray) -> dict[str, float]:
+    """How the first clips' scores [n, 5] and costs of faults [n, faults] agree with the truth.
+
+    Pearson r of each dimension, the error of mos; how often the worst fault is the true one, how many of the audible
+    faults are found (recall), and how many of those found are audible (precision).
+    """
+    true, there = clips.mean[: len(scores)], clips.costs(range(len(scores))).numpy()
+    out = {f"r_{d}": np.corrcoef(scores[:, i], true[:, i])[0, 1] for i, d in enumerate(DIMENSIONS)}
+    named, right = costs >= AUDIBLE, there >= AUDIBLE
+    worst = (costs.argmax(1) == there.argmax(1))[right.any(1)].mean()
+    out |= {"mae_mos": np.abs(scores[:, 0] - true[:, 0]).mean(), "worst_fault": worst}
+    return out | {"recall": named[right].mean(), "precision": right[named].mean() if named.any() else 0.0}
 
 
 def panel_mos(rows: list[dict]) -> np.ndarray:

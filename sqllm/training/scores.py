@@ -15,15 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqllm import DIMENSIONS
 from sqllm.audio.evidence import describe
 from sqllm.corpus.profiles import Profile, load_profiles
-from sqllm.faults import AUDIBLE
 from sqllm.model import checklist, store
 from sqllm.model.checklist import check
 from sqllm.model.scoring import moments, soft_target
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
-from sqllm.training.data import Clips
+from sqllm.training.data import Clips, agreement
 from sqllm.training.loop import fit
 
 
@@ -64,8 +62,7 @@ def train(
 
 @torch.inference_mode()
 def validate(model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int = 16) -> dict[str, float]:
-    """On unseen speakers: Pearson r of each dimension, the mean mass on the leaves, and of the checklist how often the
-    worst fault is the true one and how many of the audible faults are named (recall) or named rightly (precision)."""
+    """`data.agreement` on unseen speakers, and the mean mass on the leaves."""
     model.eval()
     means, masses, costs = [], [], []
     for first in range(0, min(most, len(clips)), batch):
@@ -76,12 +73,6 @@ def validate(model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int 
         means.append(mean[:, 0])
         masses.append(mass)
     model.train()
-    got, true = torch.cat(means).cpu().numpy(), clips.mean[: min(most, len(clips))]
-    out = {f"r_{d}": np.corrcoef(got[:, i], true[:, i])[0, 1] for i, d in enumerate(DIMENSIONS)}
-    out |= {"mae_mos": np.abs(got[:, 0] - true[:, 0]).mean(), "mass": float(torch.cat(masses).mean())}
     found = np.array([list(c.values()) for c in checklist.costs(torch.cat(costs))])
-    there = clips.costs(range(len(got))).numpy()
-    faulty = there.max(1) >= AUDIBLE
-    named, right = found >= AUDIBLE, there >= AUDIBLE
-    out["worst_fault"] = (found.argmax(1) == there.argmax(1))[faulty].mean()
-    return out | {"recall": named[right].mean(), "precision": right[named].mean() if named.any() else 0.0}
+    figures = agreement(clips, torch.cat(means).float().cpu().numpy(), found)
+    return figures | {"mass": float(torch.cat(masses).mean())}

@@ -12,4 +12,5 @@ class Settings:
     batch: int = 8  # clips in a part of a step of `scores`; a quarter of that in one of `words`
     parts: int = 1  # of a step, in each worker: gradients are accumulated over them
     lr: float = 5e-4
+    listen_steps: int = 4000  # of a projector with context, on four times as many clips; 0: it can listen already
     fresh: bool = False  # leave the weights that the base was trained to

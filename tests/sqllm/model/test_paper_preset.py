@@ -89,7 +89,7 @@ def test_what_is_trained_and_how_much(paper):
 
 def test_a_window_becomes_128_tokens_of_the_language_model(paper):
     audio = torch.zeros(2, 1, 128, 768, device="meta")
-    assert paper.projector(audio).shape == (2, 128, 4096)
+    assert [x.shape for x in paper.projector(audio, audio)] == [(2, 128, 4096)] * 2
     ids = torch.zeros(2, 5, dtype=torch.long, device="meta")
     hidden = paper.language.run(
         paper.language.embed(ids), torch.zeros(1, 1, 5, 5, device="meta"), torch.arange(5, device="meta")[None]

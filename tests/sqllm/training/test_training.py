@@ -197,3 +197,18 @@ def test_two_workers_learn_what_one_learns_in_two_parts(corpus, base_model, tmp_
         assert losses == pytest.approx(alone, rel=1e-3)
         assert torch.allclose(learnt, weight, atol=1e-4)
     assert (tmp_path / "scores.pt").is_file()
+
+
+def test_a_projector_with_context_first_learns_to_listen(corpus, base_model, tmp_path):
+    trained = train(corpus, base_model, tmp_path / "linear", Settings(1, 1, 4))
+    grown = replace(store.ModelConfig.load(trained), projector="context")
+    grown.save(trained)
+    lines = []
+    settings = Settings(1, 1, 2, listen_steps=75, lr=2e-3)
+    model = train(corpus, trained, tmp_path / "out", settings, tell=lambda stage, line, _: lines.append((stage, line)))
+    heard = [line for stage, line in lines if stage == "listen"]
+    assert heard[-1]["loss"] < 0.9 * heard[0]["loss"] and {"r_mos", "recall", "precision"} <= set(heard[-1])
+    state = store.load_file(model / "trained.safetensors")
+    assert state["projector.context.outside.weight"].abs().max() > 1e-3
+    assert state["projector.difference.outside.weight"].abs().max() > 1e-3
+    assert store.load(model).config.projector == "context"
