@@ -87,8 +87,10 @@ def agreement(clips: Clips, scores: np.ndarray, costs: np.ndarray) -> dict[str, 
 def panel_mos(rows: list[dict]) -> np.ndarray:
     """mos [n] of DistillMOS, PESQ and the ratings of the parameters, .4 : .4 : .2.
 
-    PESQ is brought to DistillMOS's mean and spread over the corpus. Both are blind to level, so that they get the
-    level's share of the parameters' rating. Without teachers (simulated with --no-panel) the parameters stand alone.
+    DistillMOS and PESQ say which clip is better; how good that is on the scale of listeners, the parameters say, which
+    are fitted to human votes: the teachers are brought to their mean and spread over the corpus. Both teachers are
+    blind to level, so that they get the level's share of the parameters' rating. Without teachers (simulated with
+    --no-panel) the parameters stand alone.
     """
     from_parameters = np.array([row["mos"] for row in rows])
     taught = {row.get("distillmos") is not None for row in rows}
@@ -96,13 +98,18 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
         raise UsageError("some shards of this corpus have teachers of mos and some were simulated with --no-panel")
     if taught == {False}:
         return from_parameters
-    distill = np.array([row["distillmos"] for row in rows])
-    pesq = np.array([np.nan if row["pesq"] is None else row["pesq"] for row in rows])
-    pesq = (pesq - np.nanmean(pesq)) / np.nanstd(pesq) * distill.std() + distill.mean()
-    heard = np.where(np.isnan(pesq), distill, (distill + pesq) / 2)
+    distill = _standard(np.array([row["distillmos"] for row in rows]))
+    pesq = _standard(np.array([np.nan if row["pesq"] is None else row["pesq"] for row in rows]))
+    heard = _standard(np.where(np.isnan(pesq), distill, (distill + pesq) / 2))
     level = [{k: v for k, v in row["severities"].items() if k in ("quiet", "loud")} for row in rows]
     kept = np.array([(ratings.expected(s)["mos"] - 1) / (ratings.CLEAN["mos"] - 1) for s in level])
+    at_level = 1 + (from_parameters - 1) / kept
+    heard = at_level.mean() + at_level.std() * heard
     return np.clip(0.8 * (1 + (heard - 1) * kept) + 0.2 * from_parameters, 1, 5)
+
+
+def _standard(x: np.ndarray) -> np.ndarray:
+    return (x - np.nanmean(x)) / max(np.nanstd(x), 1e-6)
 
 
 def read(corpus: Path, key: str) -> dict[str, Clips]:
