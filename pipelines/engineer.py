@@ -73,7 +73,13 @@ def evaluate(
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="A column that CORPUS calls otherwise: mos=score.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value, as split=test.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value, as split=test; != for any other."),
+    ] = None,
+    ranks: Annotated[bool, typer.Option("--ranks", help="Compare ranks only: votes may be on any scale.")] = False,
+    peers: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Beside it distillmos, dnsmos, plcmos, pesq, visqol (extra `peers`)."),
     ] = None,
     model: Model = "embedded",
     actors: Annotated[
@@ -91,21 +97,29 @@ def evaluate(
     from sqllm.evaluation import tables
 
     if predictions:
+        if peers:
+            raise UsageError("--peers needs the recordings: give a CORPUS instead of --predictions")
         judgements = tables.predictions(predictions)
         facts = {"predictions": str(predictions), "judgements": str(len(judgements))}
     else:
         from pipelines.progress import Progress
         from pipelines.score import Settings
+        from sqllm.evaluation.peers import check
         from sqllm.model.config import trained
 
         trained(model)
-        rated = evaluation.corpora(corpus, _pairs(column or []), _pairs(only or []), limit)
+        names = list(filter(None, (peers or "").split(",")))
+        check(names)
+        rated = evaluation.corpora(corpus, _pairs(column or []), _pairs(only or []), limit, ranks)
         settings = Settings(model, actors=actors, device=device.value, verbose=verbose)
         with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
             judgements, totals = evaluation.judge(rated, settings, progress.update)
+            if names:
+                judgements = [j | {"judge": Path(model).name} for j in judgements]
+                judgements += evaluation.judge_by_peers(rated, names, settings)
         facts = {"model": f"{model} {totals.model}", "corpus": ", ".join(corpus), "recordings": str(len(rated))}
         facts |= {"only": ", ".join(only)} if only else {}
-    result = evaluation.write(out, f"Evaluation of {predictions or model}", facts, judgements)
+    result = evaluation.write(out, f"Evaluation of {predictions or model}", facts, judgements, ranks)
     evaluation.show(result, console())
     print(f"evaluation.json and evaluation.html are in {out}")
 

@@ -1,6 +1,7 @@
 """`sqllm evaluate`: a model, or anybody's predictions, against votes.
 
 Recordings go through the same job as `sqllm score`, once alone and once with their reference where they have one.
+Peers (`sqllm.evaluation.peers`) hear the same recordings beside it.
 """
 
 from __future__ import annotations
@@ -13,22 +14,29 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 from pyarrow import dataset
 
+from pipelines.cluster import Pool, start_ray
 from pipelines.score import Settings, score
 from pipelines.summary import Totals
 from pipelines.tracking import tracked
 from sqllm import DIMENSIONS
+from sqllm.audio.io import open_sound
 from sqllm.corpus import manifest
-from sqllm.errors import UsageError
+from sqllm.errors import AudioError, UsageError
 from sqllm.evaluation import report, tables
+from sqllm.evaluation.peers import Peers
 from sqllm.recording import recording_id
 
 
-def corpora(paths: Sequence[str], columns: dict[str, str], only: dict[str, str], limit: int | None = None) -> pa.Table:
-    """All rated recordings of the corpora for which each column of `only` has that value; UsageError where none has."""
+def corpora(
+    paths: Sequence[str], columns: dict[str, str], only: dict[str, str], limit: int | None = None, ranks: bool = False
+) -> pa.Table:
+    """All rated recordings of the corpora for which each column of `only` has that value; UsageError where none has.
+    With `ranks` ratings may be on any scale."""
     names = (*manifest.TEXT, *manifest.NUMBERS)
-    read = [manifest.read(path, columns, only).select(names) for path in paths]
+    read = [manifest.read(path, columns, only, ranks).select(names) for path in paths]
     table = pa.concat_tables(read).slice(0, limit)
     if not len(table):
         raise UsageError("no rated recording is left" + (" by --only" if only else ""))
@@ -38,7 +46,8 @@ def corpora(paths: Sequence[str], columns: dict[str, str], only: dict[str, str],
 def judge(
     rated: pa.Table, settings: Settings, watch: Callable[[str, Totals], None], load: Callable | None = None
 ) -> tuple[list[dict], Totals]:
-    """Score all rated recordings, alone and with their references: judgements of each dimension and of its spread."""
+    """Score all rated recordings, alone and with their references: judgements of each dimension and of its spread,
+    those of the recordings alone first."""
     clips = pa.array(range(len(rated)), pa.int64())
     alone = pa.table({"uri": rated["uri"], "reference_uri": pa.nulls(len(rated), pa.string()), "clip": clips})
     paired = pa.table({"uri": rated["uri"], "reference_uri": rated["reference_uri"], "clip": clips})
@@ -49,36 +58,96 @@ def judge(
         names = ["clip", "channel", "reference_uri", "status", "error_code", *DIMENSIONS]
         names += [f"{d}_std" for d in DIMENSIONS]
         rows = dataset.dataset(Path(folder) / "scores", format="parquet").to_table(columns=names).to_pylist()
-    known, judgements = rated.to_pylist(), []
-    for row in rows:
+    votes, judgements = _votes(rated), []
+    for row in sorted(rows, key=lambda row: (row["reference_uri"] is not None, row["clip"])):
         if row["channel"]:
-            raise UsageError(f"{known[row['clip']]['uri']}: a vote belongs to one channel, and this has more")
-        vote = known[row["clip"]]
+            raise UsageError(f"{votes[row['clip']]['uri']}: a vote belongs to one channel, and this has more")
         ended = "single" if row["reference_uri"] is None else "double"
         used = row["status"] == "ok" and row["error_code"] != "REFERENCE"  # else it was not judged double-ended
-        about = {"clip": row["clip"], "ended": ended, **{n: vote[n] for n in ("set", "condition", "lang")}}
         for name in [*DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS)]:
-            if vote[name] is not None:
-                spread = {} if name.endswith("_std") else {"std": vote[f"{name}_std"], "votes": vote["votes"]}
-                judgements.append(
-                    {**about, "dim": name, "predicted": row[name] if used else None, "true": vote[name], **spread}
-                )
+            judgement = {"ended": ended, "dim": name, "predicted": row[name] if used else None}
+            judgements += _beside(votes[row["clip"]], row["clip"], [judgement])
     return judgements, totals
 
 
-def write(out: Path, title: str, facts: dict[str, str], judgements: list[dict]) -> dict:
+def judge_by_peers(rated: pa.Table, peers: Sequence[str], settings: Settings) -> list[dict]:
+    """What other measures say of the same recordings, as judgements."""
+    start_ray(settings.verbose)
+    pool = Pool.fit(len(rated), settings.actors, "cpu")
+    table = rated.select(["uri", "reference_uri"]).append_column("clip", pa.array(range(len(rated))))
+    size = max(1, min(8, len(table) // (4 * pool.actors)))
+    rows = (
+        ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
+        .map_batches(
+            Rater,
+            fn_constructor_args=(tuple(peers), pool.threads),
+            compute=ray.data.ActorPoolStrategy(size=pool.actors),
+            num_cpus=pool.cpus,
+            batch_format="pyarrow",
+        )
+        .take_all()
+    )
+    votes = _votes(rated)
+    rows = sorted(rows, key=lambda row: (peers.index(row["judge"]), row["clip"]))
+    return [j for row in rows for j in _beside(votes[row["clip"]], row["clip"], [row])]
+
+
+class Rater:
+    """The actor that hears with the peers."""
+
+    def __init__(self, peers: Sequence[str], threads: int):
+        import torch
+
+        torch.set_num_threads(threads)
+        self.peers = Peers(peers)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = [
+            {"clip": row["clip"], **rating}
+            for row in batch.to_pylist()
+            for rating in self.peers.rate(row["uri"], row["reference_uri"])
+        ]
+        fields = {"clip": pa.int64(), "judge": pa.string(), "ended": pa.string(), "dim": pa.string()}
+        return pa.Table.from_pylist(rows, pa.schema(fields | {"predicted": pa.float64()}))
+
+
+def _votes(rated: pa.Table) -> list[dict]:
+    """The rows of the table, with the sampling rate of each file in kHz."""
+
+    def rate(uri: str) -> str | None:
+        try:
+            with open_sound(uri) as sound:
+                return f"{sound.rate / 1000:g} kHz"
+        except AudioError:
+            return None
+
+    return [row | {"rate": rate(row["uri"])} for row in rated.to_pylist()]
+
+
+def _beside(vote: dict, clip: int, judgements: list[dict]) -> list[dict]:
+    """Those judgements for which there are votes, beside them."""
+    about = {"clip": clip, **{name: vote[name] for name in ("set", "condition", "lang", "rate")}}
+    return [
+        j | about | {"true": vote[j["dim"]], "std": vote.get(f"{j['dim']}_std"), "votes": vote["votes"]}
+        for j in judgements
+        if vote[j["dim"]] is not None
+    ]
+
+
+def write(out: Path, title: str, facts: dict[str, str], judgements: list[dict], ranks: bool = False) -> dict:
     """Figures into `out/evaluation.json`, `out/evaluation.html` and MLflow; returns what the JSON holds."""
     out.mkdir(parents=True, exist_ok=True)
-    figures, gains = tables.figures(judgements), tables.differences(judgements)
-    result = {"facts": facts, "figures": figures, "double_ended_gain": gains}
+    figures = tables.figures(judgements, ranks)
+    compared = tables.comparisons(judgements, "rho" if ranks else "r")
+    result = {"facts": facts, "figures": figures, "beside_the_model_alone": compared}
     if states := tables.statuses(judgements):
         result["answers"] = states
     _replace(out / "evaluation.json", json.dumps(_plain(result), indent=2, allow_nan=False) + "\n")
-    _replace(out / "evaluation.html", report.page(title, facts, figures, judgements, gains))
+    _replace(out / "evaluation.html", report.page(title, facts, figures, judgements, compared))
     with tracked(out, title) as run:
         run.settings(facts)
         for f in figures:
-            where = ".".join(filter(None, (f["group"], f["task"], f["ended"], f["dim"], f["level"])))
+            where = ".".join(filter(None, (f["group"], f["task"], f["judge"], f["ended"], f["dim"], f["level"])))
             run.figures({f"{where}.{k}": f[k] for k in ("n", "r", "rho", "rmse", "mae") if k in f})
         for name in ("evaluation.json", "evaluation.html"):
             run.file(out / name)
@@ -105,12 +174,13 @@ def show(result: dict, console) -> None:
     from rich import box
     from rich.table import Table
 
-    for head, rows in (report.cells(result["figures"], brief=True), report.gain_cells(result["double_ended_gain"])):
+    compared = report.comparison_cells(result["beside_the_model_alone"])
+    for head, rows in (report.cells(result["figures"], brief=True), compared):
         if not rows:
             continue
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
         for name in head:
-            words = name in ("set", "task", "ended", "dim", "per")
+            words = name in ("set", "task", "judge", "ended", "dim", "per", "beside the model alone")
             table.add_column(name, justify="left" if words else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)

@@ -26,16 +26,20 @@ NISQA = {  # column of the NISQA corpus (Mittag et al. 2021) -> ours
 NISQA_FILES = ("NISQA_corpus_file.csv", "*_file.csv", "*/*_file.csv")  # the first pattern that is there
 
 
-def read(path: str | Path, columns: Mapping[str, str] | None = None, only: Mapping[str, str] | None = None) -> pa.Table:
+def read(
+    path: str | Path, columns: Mapping[str, str] | None = None, only: Mapping[str, str] | None = None,
+    ranks: bool = False,
+) -> pa.Table:  # fmt: skip
     """The NISQA corpus as its zip unpacks (the folder), or a CSV or Parquet file.
 
     `columns` maps our names to the file's, such as {"uri": "deg", "mos": "score"}; unnamed ones are called as ours are.
-    `only` keeps the rows where a column (as the file calls it, or as NISQA's are called here) has that value.
+    `only` keeps the rows where a column (as the file calls it, or as NISQA's are called here) has that value; a name
+    that ends in "!" those where it has another. With `ranks` ratings may be on any scale on which higher is better.
     Relative paths start from the file's folder. UsageError where it is neither, or where ratings are not on 1-5.
     """
     path = Path(path)
     if path.is_dir():
-        return _kept(_nisqa(path), path, only)
+        return _kept(_nisqa(path, ranks), path, only)
     if path.suffix.lower() not in (".csv", ".parquet") or not path.is_file():
         raise UsageError(f"{path} is no corpus: give the folder of the NISQA corpus, or a CSV or Parquet of ratings")
     table = _kept(_load(path), path, only)
@@ -47,18 +51,20 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, only: Mappi
         if ours in table.column_names and ours != theirs:
             table = table.drop_columns(ours)
         table = table.append_column(ours, table[theirs]).drop_columns(theirs) if ours != theirs else table
-    return _checked(table, path, path.parent)
+    return _checked(table, path, path.parent, ranks)
 
 
 def _kept(table: pa.Table, path: Path, only: Mapping[str, str] | None) -> pa.Table:
-    for name, value in (only or {}).items():
+    for key, value in (only or {}).items():
+        name = key.removesuffix("!")
         if name not in table.column_names:
             raise UsageError(f"{path} has no column {name!r}; it has {', '.join(table.column_names)}")
-        table = table.filter(pc.equal(table[name].cast(pa.string()), value))
+        has = pc.fill_null(pc.equal(table[name].cast(pa.string()), value), False)
+        table = table.filter(has if name == key else pc.invert(has))
     return table
 
 
-def _nisqa(root: Path) -> pa.Table:
+def _nisqa(root: Path, ranks: bool) -> pa.Table:
     found = next((files for pattern in NISQA_FILES if (files := sorted(root.glob(pattern)))), [])
     if not found:
         raise UsageError(f"{root} does not look like the NISQA corpus: it holds no NISQA_*/NISQA_*_file.csv")
@@ -72,7 +78,7 @@ def _nisqa(root: Path) -> pa.Table:
         table = table.rename_columns([NISQA.get(name, name) for name in table.column_names])
         # a set's own file counts from the corpus's root too
         above = root if file.parent == root and file.name == NISQA_FILES[0] else file.parent.parent
-        tables.append(_checked(table, file, above))
+        tables.append(_checked(table, file, above, ranks))
     table = pa.concat_tables(tables, promote_options="permissive")
     kinds = pc.struct_field(pc.extract_regex(table["set"], r"_(?P<kind>TRAIN|VAL|TEST)"), "kind")
     return table.set_column(table.column_names.index("split"), "split", pc.utf8_lower(kinds))
@@ -88,8 +94,8 @@ def _load(path: Path) -> pa.Table:
         raise UsageError(f"cannot read {path}: {error}") from None
 
 
-def _checked(table: pa.Table, path: Path, root: Path) -> pa.Table:
-    """With all our columns, paths made absolute, ratings on their scale."""
+def _checked(table: pa.Table, path: Path, root: Path, ranks: bool) -> pa.Table:
+    """With all our columns, paths made absolute, ratings on their scale unless only their `ranks` count."""
     if "uri" not in table.column_names:
         raise UsageError(f"{path} has no column 'uri' with the recordings; it has {', '.join(table.column_names)}")
     for name in TEXT:
@@ -107,9 +113,10 @@ def _checked(table: pa.Table, path: Path, root: Path) -> pa.Table:
         table = _put(table, name, pc.if_else(pc.is_nan(column), None, column))
     for name in DIMENSIONS:
         span = pc.min_max(table[name]).as_py()
-        if span["min"] is not None and not 1 <= span["min"] <= span["max"] <= 5:
+        if not ranks and span["min"] is not None and not 1 <= span["min"] <= span["max"] <= 5:
             raise UsageError(
                 f"{path}: {name} runs from {span['min']:g} to {span['max']:g}, and ratings here are from 1 to 5"
+                " (--ranks compares ranks on any scale)"
             )
     if not any(table[d].null_count < len(table) for d in DIMENSIONS):
         raise UsageError(f"{path} has no ratings: none of the columns {', '.join(DIMENSIONS)} holds a number")

@@ -15,7 +15,8 @@ import torch
 from sqllm.audio import RATE
 
 
-def _distillmos() -> torch.nn.Module:
+def load_distillmos() -> torch.nn.Module:
+    """float32 [B, n] at 16 kHz -> mos [B]."""
     # distillmos imports torchaudio for its command line only, and torchaudio has no build beside CPU torch
     stub = "torchaudio" not in sys.modules
     if stub:
@@ -28,19 +29,23 @@ def _distillmos() -> torch.nn.Module:
     return ConvTransformerSQAModel().eval()
 
 
+def pesq_wb(degraded: np.ndarray, reference: np.ndarray) -> float | None:
+    """Wide-band MOS-LQO of float32 16 kHz signals; None where PESQ finds no utterance."""
+    from pesq import NoUtterancesError, pesq
+
+    try:
+        return float(pesq(RATE, reference, degraded, "wb"))
+    except NoUtterancesError:
+        return None
+
+
 class Panel:
     def __init__(self, device: str = "cpu"):
-        self.model, self.device = _distillmos().to(device), device
+        self.model, self.device = load_distillmos().to(device), device
 
     @torch.inference_mode()
     def rate(self, degraded: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
-        """`distillmos` and `pesq` (wide-band MOS-LQO; None where PESQ finds no utterance) of float32 16 kHz signals."""
-        from pesq import NoUtterancesError, pesq
-
+        """`distillmos` and `pesq` (None where it finds no utterance) of float32 16 kHz signals."""
         with torch.autocast(self.device, torch.bfloat16):
             mos = float(self.model(torch.from_numpy(degraded)[None].to(self.device)))
-        try:
-            lqo = float(pesq(RATE, reference, degraded, "wb"))
-        except NoUtterancesError:
-            lqo = None
-        return {"distillmos": mos, "pesq": lqo}
+        return {"distillmos": mos, "pesq": pesq_wb(degraded, reference)}

@@ -36,15 +36,16 @@ MEANING = {
 
 
 def page(title: str, facts: dict[str, str], figures: Sequence[dict], judgements: Sequence[dict],
-         gains: Sequence[dict] = ()) -> str:  # fmt: skip
+         compared: Sequence[dict] = ()) -> str:  # fmt: skip
     """The page; `facts` are lines above the figures, such as model and corpus."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [_table(["", ""], [[k, v] for k, v in facts.items()])]
     parts += ["<h2>Agreement with the votes</h2>", f"<div class=scroll>{_table(*cells(figures))}</div>"]
     parts += ["<p class=note>" + "; ".join(f"<b>{k}</b> {v}" for k, v in MEANING.items()) + ". Intervals hold 95 % and"
               " resample whole conditions.</p>"]  # fmt: skip
-    if gains:
-        parts += ["<h2>What a reference adds, on the same clips</h2>", _table(*gain_cells(gains))]
+    if compared:
+        parts += ["<h2>Beside the model alone, on the same clips</h2>",
+                  f"<div class=scroll>{_table(*comparison_cells(compared))}</div>"]  # fmt: skip
     if plots := _plots(judgements):
         parts += ["<h2>Scores against votes</h2>", *plots]
     return (
@@ -58,14 +59,15 @@ DETAILS = ("tau", "outliers", "mapped RMSE", "mapped RMSE*")  # left to the page
 
 def cells(figures: Sequence[dict], brief: bool = False) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table, `brief` for a terminal; columns that nothing fills are left out."""
-    head = ["set", "task", "ended", "dim", "per", "n", "missing", "r", "95 %", "rho", "tau", "MAE", "RMSE",
-            "RMSE*", "outliers", "mapped RMSE", "mapped RMSE*"]  # fmt: skip
+    head = ["set", "task", "dim", "judge", "ended", "per", "n", "missing", "r", "95 %", "rho", "rho 95 %", "tau", "MAE",
+            "RMSE", "RMSE*", "outliers", "mapped RMSE", "mapped RMSE*"]  # fmt: skip
     rows = []
     for f in figures:
         mapped, group = f.get("mapped", {}), f["group"] if f["by"] in ("all", "set") else f"{f['by']} {f['group']}"
         rows.append([
-            group, f["task"], f["ended"], f["dim"], f["level"], str(f["n"]), str(f["missing"] or ""),
-            _number(f.get("r")), _span(f.get("r_95")), _number(f.get("rho")), _number(f.get("tau")),
+            group, f["task"], f["dim"], f["judge"], f["ended"], f["level"], str(f["n"]), str(f["missing"] or ""),
+            _number(f.get("r")), _span(f.get("r_95")), _number(f.get("rho")),
+            "" if "r" in f else _span(f.get("rho_95")), _number(f.get("tau")),
             _number(f.get("mae")), _number(f.get("rmse")), _number(f.get("rmse_star")), _number(f.get("outlier_ratio")),
             _number(mapped.get("rmse")), _number(mapped.get("rmse_star")),
         ])  # fmt: skip
@@ -73,10 +75,25 @@ def cells(figures: Sequence[dict], brief: bool = False) -> tuple[list[str], list
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def gain_cells(gains: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
-    head = ["dim", "n", "r single-ended", "r double-ended", "gain", "95 %"]
-    rows = [[g["dim"], str(g["n"]), _number(g["single"]), _number(g["double"]), f"{g['gain']:+.3f}",
-             _span(g["gain_95"])] for g in gains]  # fmt: skip
+def comparison_cells(compared: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of `tables.comparisons`."""
+    statistic = compared[0]["statistic"] if compared else "r"
+    head = [
+        "set",
+        "dim",
+        "per",
+        "n",
+        "beside the model alone",
+        statistic,
+        f"{statistic} of the model",
+        "difference",
+        "95 %",
+    ]
+    rows = []
+    for c in compared:
+        judge = c["judge"] if c["ended"] == "single" else f"{c['judge'] or 'the model'}, with reference"
+        rows.append([c["group"], c["dim"], c["level"], str(c["n"]), judge, _number(c["other"]), _number(c["model"]),
+                     f"{c['difference']:+.3f}", _span(c["difference_95"])])  # fmt: skip
     return head, rows
 
 
@@ -107,6 +124,7 @@ def _plots(judgements: Sequence[dict]) -> list[str]:
 
     out = []
     ended = "double" if all(j.get("ended") == "double" for j in judgements) else "single"
+    judgements = [j for j in judgements if j.get("judge") == judgements[0].get("judge")]  # the model, not its peers
     for dim in ORDER[:5]:
         points = [j for j in judgements if j["dim"] == dim and None not in (j["predicted"], j["true"])]
         points = [j for j in points if j.get("ended") in (None, ended)][:: max(1, len(points) // PLOTTED)]
@@ -114,11 +132,13 @@ def _plots(judgements: Sequence[dict]) -> list[str]:
             continue
         with pyplot.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
             figure, axes = pyplot.subplots(figsize=(3.4, 3.4), layout="constrained")
-            axes.plot([1, 5], [1, 5], color="#888888", lw=0.8)
             axes.scatter(
                 [j["true"] for j in points], [j["predicted"] for j in points], s=9, color="#010203", alpha=0.45
             )
-            axes.set(xlim=(0.9, 5.1), ylim=(0.9, 5.1), xlabel=f"{dim}, votes", ylabel=f"{dim}, model", aspect="equal")
+            axes.set(ylim=(0.9, 5.1), xlabel=f"{dim}, votes", ylabel=f"{dim}, model")
+            if all(1 <= j["true"] <= 5 for j in points):  # else of another scale, for ranks
+                axes.plot([1, 5], [1, 5], color="#888888", lw=0.8, zorder=0)
+                axes.set(xlim=(0.9, 5.1), aspect="equal")
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
             pyplot.close(figure)

@@ -1,15 +1,15 @@
 """From judgements beside votes to a list of figures.
 
 A *judgement* is a dict of one predicted and one voted value: `predicted` and `true` (None where there is no number),
-`dim`, and where known `task`, `ended` (single or double), `set`, `condition`, `lang`, `rate`, and of the vote `std` and
-`votes`. A *figure* is a dict of `metrics.agreement` and of what it is about.
+`dim`, and where known `task`, `judge` (a model or a peer), `ended` (single or double), `set`, `condition`, `lang`,
+`rate`, and of the vote `std` and `votes`. A *figure* is a dict of `metrics.agreement` and of what it is about.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,12 @@ from sqllm.evaluation.metrics import FIGURES, agreement, by_condition, interval,
 
 GROUPS = ("set", "lang", "rate")  # figures are given for each value of these, and for all clips together
 ORDER = [*DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS)]
+BEYOND_RANKS = ("r", "r_95", "mae", "mae_95", "rmse", "rmse_95", "rmse_star", "outlier_ratio", "mapped")
 
 
-def figures(judgements: Iterable[dict]) -> list[dict]:
-    """Per task, ended, dimension and group: the agreement per clip, and per condition where conditions have a name."""
+def figures(judgements: Iterable[dict], ranks: bool = False) -> list[dict]:
+    """Per task, dimension, judge, ended and group: the agreement per clip, and per condition where conditions have a
+    name. With `ranks` only what ranks say: the votes may be on any scale."""
     out, judgements = [], list(judgements)
     for by in (None, *GROUPS):
         values = sorted({str(j[by]) for j in judgements if j.get(by) is not None}) if by else [None]
@@ -33,15 +35,15 @@ def figures(judgements: Iterable[dict]) -> list[dict]:
             continue  # all clips together are the one set
         for value in values:
             chosen = [j for j in judgements if by is None or str(j.get(by)) == value]
-            kinds = sorted(
-                {(j.get("task") or "", j.get("ended") or "") for j in chosen}, key=lambda k: (k[0], k[1] == "double")
-            )
-            for task, ended in kinds:
-                of_kind = [j for j in chosen if (j.get("task") or "", j.get("ended") or "") == (task, ended)]
-                for dim in sorted({j["dim"] for j in of_kind}, key=ORDER.index):
-                    about = {"by": by or "all", "group": value or "all", "task": task, "ended": ended, "dim": dim}
-                    out += _figures([j for j in of_kind if j["dim"] == dim], about)
-    return out
+            kinds: dict[tuple, list[dict]] = {}  # in the order in which judges come
+            for j in chosen:
+                key = (j.get("task") or "", ORDER.index(j["dim"]), j.get("judge") or "", j.get("ended") or "")
+                kinds.setdefault(key, []).append(j)
+            for key in sorted(kinds, key=lambda k: k[:2]):
+                task, dim, judge, ended = key
+                about = {"by": by or "all", "group": value or "all", "task": task, "judge": judge, "ended": ended}
+                out += _figures(kinds[key], about | {"dim": ORDER[dim]})
+    return [{k: v for k, v in f.items() if k not in BEYOND_RANKS} for f in out] if ranks else out
 
 
 def _figures(judgements: list[dict], about: dict) -> list[dict]:
@@ -61,25 +63,44 @@ def _figures(judgements: list[dict], about: dict) -> list[dict]:
     return out
 
 
-def differences(judgements: Iterable[dict]) -> list[dict]:
-    """Double-ended against single-ended on the same clips: the gain of r for each dimension, with its interval."""
-    out, pairs = [], {}
+def comparisons(judgements: Iterable[dict], statistic: str = "r") -> list[dict]:
+    """Everybody else (the model with references, peers) against the model alone, who is the first to judge.
+
+    On the clips that both judged: `statistic`, one of `metrics.FIGURES`, of both, and their difference with its
+    interval. Per set, dimension and judge, per clip and per condition.
+    """
+    judged: dict[tuple, dict] = {}  # group, dimension -> judge, ended -> clip -> judgement
     for j in judgements:
-        if j["predicted"] is not None and j["true"] is not None and j.get("ended") in ("single", "double"):
-            pairs.setdefault((j["dim"], j["clip"]), {})[j["ended"]] = j
-    pearson = FIGURES["r"]
-    for dim in sorted({d for d, _ in pairs}, key=ORDER.index):
-        both = [p for (d, _), p in pairs.items() if d == dim and len(p) == 2]
-        names = [f"{p['single'].get('set')}/{p['single'].get('condition') or p['single']['clip']}" for p in both]
-        if not (draws := resamples(names)):
-            continue
-        single, double = (np.array([p[ended]["predicted"] for p in both]) for ended in ("single", "double"))
-        true = np.array([p["single"]["true"] for p in both])
-        gains = [pearson(double[at], true[at]) - pearson(single[at], true[at]) for at in draws]
-        figure = {"single": pearson(single, true), "double": pearson(double, true)}
-        figure["gain"] = figure["double"] - figure["single"]
-        out.append({"dim": dim, "n": len(both), **figure, "gain_95": percentiles(gains)})
+        if j["predicted"] is not None and j["true"] is not None:
+            of_dim = judged.setdefault((j.get("set") or "all", j["dim"]), {})
+            of_dim.setdefault((j.get("judge") or "", j.get("ended") or "single"), {})[j["clip"]] = j
+    out = []
+    for (group, dim), judges in sorted(judged.items(), key=lambda item: (item[0][0], ORDER.index(item[0][1]))):
+        (_, first), *others = judges.items()
+        for (judge, ended), other in others:
+            about = {"group": group, "dim": dim, "judge": judge, "ended": ended}
+            both = [(first[clip], other[clip]) for clip in first if clip in other]
+            out += [about | found for found in _compared(both, FIGURES[statistic], statistic)]
     return out
+
+
+def _compared(both: list[tuple[dict, dict]], figure: Callable, statistic: str) -> Iterator[dict]:
+    model, other, true = (
+        np.array(x, float) for x in ([a["predicted"] for a, _ in both], [b["predicted"] for _, b in both],
+                                     [a["true"] for a, _ in both])
+    )  # fmt: skip
+    conditions = [a.get("condition") for a, _ in both]
+    named = all(c is not None for c in conditions)
+    names = [str(c) for c in conditions] if named else [str(a["clip"]) for a, _ in both]
+    levels = {"clip": (names, model, other, true)}
+    if named and 2 < len(set(names)) < len(names):
+        levels["condition"] = (sorted(set(names)), *by_condition(names, model, other, true))
+    for level, (clusters, x, y, z) in levels.items():
+        if draws := resamples(clusters):
+            differences = [figure(y[at], z[at]) - figure(x[at], z[at]) for at in draws]
+            found = {"model": figure(x, z), "other": figure(y, z), "difference": figure(y, z) - figure(x, z)}
+            interval_95 = percentiles(differences)
+            yield {"level": level, "n": len(x), "statistic": statistic, **found, "difference_95": interval_95}
 
 
 def predictions(path: Path) -> list[dict]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sqllm.errors import UsageError
-from sqllm.evaluation.tables import differences, figures, predictions, statuses
+from sqllm.evaluation.tables import comparisons, figures, predictions, statuses
 
 
 def judgements(noise, ended="single", sets=("A",), n=60, seed=0, **more):
@@ -48,9 +48,34 @@ def test_answers_without_a_number_are_counted_and_left_out():
 
 def test_double_ended_is_compared_on_the_same_clips():
     single, double = judgements(0.8), judgements(0.1, "double")
-    [gain] = differences([*single, *double[:40]])
-    assert gain["n"] == 40 and gain["gain"] > 0 and gain["gain_95"][0] > 0
-    assert differences(single) == []
+    gain, of_conditions = comparisons([*single, *double[:40]])
+    assert gain["n"] == 40 and gain["difference"] > 0 and gain["difference_95"][0] > 0
+    assert gain["model"] == pytest.approx(figures(single[:40])[0]["r"])
+    assert (of_conditions["level"], of_conditions["n"]) == ("condition", 10)
+    assert comparisons(single) == []
+
+
+def test_peers_stand_beside_the_model_set_by_set():
+    model = judgements(0.1, judge="model", sets=("A", "B"))
+    peer = judgements(0.9, judge="peer", sets=("A", "B"))[:44]
+    rows = comparisons([*model, *peer], "rho")
+    assert [(r["group"], r["judge"], r["n"]) for r in rows if r["level"] == "clip"] == [
+        ("A", "peer", 22),
+        ("B", "peer", 22),
+    ]
+    assert all(r["statistic"] == "rho" and r["difference_95"][1] < 0 for r in rows if r["level"] == "clip")
+    assert [f["judge"] for f in figures([*model, *peer]) if f["group"] == "A"] == ["model", "model", "peer", "peer"]
+
+
+def test_of_another_scale_only_ranks_are_told():
+    rows = [j | {"true": 20 * j["true"]} for j in judgements(0.4)]
+    [clip, _] = figures(rows, ranks=True)
+    assert clip["rho"] == pytest.approx(figures(judgements(0.4))[0]["rho"]) and {
+        "r",
+        "mae",
+        "rmse",
+        "mapped",
+    }.isdisjoint(clip)
 
 
 def test_predictions_as_the_paper_writes_them(tmp_path):
