@@ -171,19 +171,9 @@ def _replace(path: Path, text: str) -> None:
 
 def show(result: dict, console) -> None:
     """The figures as a table on a rich Console."""
-    from rich import box
-    from rich.table import Table
-
     compared = report.comparison_cells(result["beside_the_model_alone"])
     for head, rows in (report.cells(result["figures"], brief=True), compared):
-        if not rows:
-            continue
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        for name in head:
-            words = name in ("set", "task", "judge", "ended", "dim", "per", "beside the model alone")
-            table.add_column(name, justify="left" if words else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        if rows:
+            console.print(report.terminal(head, rows))
     if answers := result.get("answers"):
         console.print("answers: " + ", ".join(f"{n} {name}" for name, n in answers.items()), highlight=False)

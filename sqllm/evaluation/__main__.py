@@ -1,5 +1,11 @@
-"""python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
-python -m sqllm.evaluation words CORPUS
+"""python -m sqllm.evaluation words CORPUS [--withheld]
+python -m sqllm.evaluation controls CORPUS
+python -m sqllm.evaluation listeners CORPUS [--conditions CONDITIONS.csv]
+python -m sqllm.evaluation head CORPUS [--rated RATINGS.csv --column mos=score --only set=p835 --ranks]
+python -m sqllm.evaluation tokens CORPUS --counts 64 128 256
+python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
+
+CORPUS are shards of `sqllm corpus simulate`. With --json the figures come unrounded.
 """
 
 from __future__ import annotations
@@ -8,39 +14,91 @@ import argparse
 import json
 from pathlib import Path
 
-from sqllm.errors import run
+from sqllm.errors import UsageError, run
+from sqllm.evaluation import report
 from sqllm.evaluation import severity as steps
+from sqllm.evaluation.controls import controls
+from sqllm.evaluation.head import head, tokens
+from sqllm.evaluation.listeners import listeners
 from sqllm.evaluation.words import words
 from sqllm.predictor import Predictor
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m sqllm.evaluation", description="How good a model is.")
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sqllm.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--json", action="store_true")
     commands = parser.add_subparsers(dest="command", required=True)
-    b = commands.add_parser("severity", help="scores of clean speech with one fault in five steps")
-    b.add_argument("--speech", required=True)
-    b.add_argument("--noise")
-    b.add_argument("--speakers", help="CSV with columns path and speaker")
-    b.add_argument("--conditions", type=Path, help="human-rated conditions to print beside it")
-    c = commands.add_parser("words", help="answers about simulated clips against what was done to them")
-    c.add_argument("corpus", type=Path, help="shards of sqllm.corpus.simulate")
-    c.add_argument("--clips", type=int, default=100)
+
+    def command(name: str, about: str, clips: int | None = None) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=about)
+        found.add_argument("corpus", type=Path, help="shards of `sqllm corpus simulate`")
+        if clips:
+            found.add_argument("--clips", type=int, default=clips)
+        return found
+
+    c = command("words", "answers about simulated clips against what was done to them", 100)
     c.add_argument("--withheld", action="store_true", help="leave the measured facts out of the prompt")
     c.add_argument("--verbose", action="store_true", help="print every question, answer and truth")
-    args = parser.parse_args()
+    c = command("controls", "what must move a score and what must not", 160)
+    c.add_argument("--spoken", type=int, default=20, help="clips of which words are generated")
+    c = command("listeners", "shifts of the listeners' scores, and the spread of the panel", 160)
+    c.add_argument("--conditions", type=Path, help="human-rated conditions, with mos and mos_std")
+    c = command("head", "a plain regression head on the same features and labels, beside the language model")
+    c.add_argument("--epochs", type=int, default=10)
+    c.add_argument("--rated", type=Path, help="a rated corpus, as `sqllm evaluate` takes it")
+    c.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS")
+    c.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE")
+    c.add_argument("--ranks", action="store_true", help="compare ranks: votes may be on any scale")
+    c = command("tokens", "more audio tokens: r of a regression head, and the language model's speed")
+    c.add_argument("--counts", type=int, nargs="+", default=[64, 128, 256])
+    c.add_argument("--epochs", type=int, default=10)
+    c = commands.add_parser("severity", help="scores of clean speech with one fault in five steps")
+    c.add_argument("--speech", required=True)
+    c.add_argument("--noise")
+    c.add_argument("--speakers", help="CSV with columns path and speaker")
+    c.add_argument("--conditions", type=Path, help="human-rated conditions to print beside it")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     predictor = Predictor.load(args.model, dtype=args.dtype)
     if args.command == "words":
         result = words(predictor, args.corpus, args.clips, args.withheld, args.verbose)
+    elif args.command == "controls":
+        result = controls(predictor, args.corpus, args.clips, args.spoken)
+    elif args.command == "listeners":
+        result = listeners(predictor, args.corpus, args.clips, args.conditions)
+    elif args.command == "head":
+        result = head(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
+    elif args.command == "tokens":
+        result = {"audio tokens": tokens(predictor, args.model, args.corpus, args.epochs, args.counts)}
     else:
         result = steps.severity(predictor, args.speech, args.noise, args.speakers)
-    if args.json or args.command == "words":
+    if args.json:
         print(json.dumps(result, indent=2))
-        return
-    print(f"{result['speakers']} speakers that training has not heard; model {predictor.fingerprint}")
-    steps.show(result, args.conditions)
+    elif args.command == "severity":
+        print(f"{result['speakers']} speakers that training has not heard; model {predictor.fingerprint}")
+        steps.show(result, args.conditions)
+    else:
+        print(f"model {args.model} {predictor.fingerprint}, {args.corpus}")
+        report.show(result)
+
+
+def rated(args: argparse.Namespace) -> list[dict]:
+    from sqllm.corpus import manifest
+
+    if not args.rated:
+        return []
+    for pair in (*args.column, *args.only):
+        if "=" not in pair:
+            raise UsageError(f"{pair!r} is not of the form NAME=VALUE")
+    columns, only = (dict(pair.split("=", 1) for pair in pairs) for pairs in (args.column, args.only))
+    return manifest.read(args.rated, columns, only, args.ranks).to_pylist()
 
 
 if __name__ == "__main__":

@@ -101,9 +101,18 @@ def resamples(condition: Sequence, seed: int = 1) -> list[np.ndarray]:
 
 def percentiles(values: Sequence[float]) -> list[float]:
     """The 95 % interval; NaN where no value is a number."""
-    if np.isnan(values).all():
+    if not len(values) or np.isnan(values).all():
         return [float("nan")] * 2
     return [float(v) for v in np.nanpercentile(values, [2.5, 97.5])]
+
+
+def estimate(values: Sequence[float], clusters: Sequence | None = None) -> dict:
+    """n, mean and its 95 % interval, whole `clusters` (speakers, clips) at a time."""
+    x = np.asarray(values, float)
+    if not len(x):
+        return {"n": 0, "mean": float("nan"), "mean_95": percentiles([])}
+    means = [x[at].mean() for at in resamples(range(len(x)) if clusters is None else clusters)]
+    return {"n": len(x), "mean": float(x.mean()), "mean_95": percentiles(means)}
 
 
 def by_condition(condition: Sequence, *columns: Sequence[float]) -> list[np.ndarray]:

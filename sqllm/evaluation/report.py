@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Sequence
 
 from sqllm.evaluation.tables import ORDER
@@ -97,6 +98,52 @@ def comparison_cells(compared: Sequence[dict]) -> tuple[list[str], list[list[str
     return head, rows
 
 
+def show(result: dict, console=None) -> None:
+    """Figures on a terminal: a dict of dicts and lists of dicts, each a table."""
+    from rich.console import Console
+
+    console = console or Console()
+    console = console if console.is_terminal else Console(width=170)
+    for name, found in result.items():
+        if not isinstance(found, dict | list):
+            console.print(f"{name}: {_cell(found)}", highlight=False)
+            continue
+        rows = found if isinstance(found, list) else [found]
+        if all(isinstance(value, dict) for value in rows[0].values()):
+            rows = [{name: inner, **figures} for inner, figures in rows[0].items()]
+        head = list(dict.fromkeys(key for row in rows for key in row))
+        console.print(f"\n[bold]{name}[/]", highlight=False)
+        console.print(terminal(head, [[_cell(row.get(key)) for key in head] for row in rows]))
+
+
+def terminal(head: Sequence[str], rows: Sequence[Sequence[str]]):
+    """A table for rich's Console: words to the left, numbers to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table, words = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold"), _words(rows)
+    for i, name in enumerate(head):
+        table.add_column(name, justify="left" if i in words else "right", no_wrap=i not in words)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cell(x) -> str:
+    if isinstance(x, float):
+        return _number(x)
+    return "" if x is None else _span(x) if isinstance(x, list | tuple) else str(x)
+
+
+def _words(rows: Sequence[Sequence[str]]) -> set[int]:
+    """The columns that hold words."""
+    return {i for row in rows[:1] for i in range(len(row)) if not any(_numeric(row[i]) for row in rows)}
+
+
+def _numeric(text: str) -> bool:
+    return bool(re.match(r"[-+]?\d|–", text)) and not re.search(r"[a-z]{3}", text)
+
+
 def _number(x: float | None) -> str:
     return "" if x is None else "–" if x != x else f"{x:.3f}"
 
@@ -107,7 +154,7 @@ def _span(x: Sequence[float] | None) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Words to the left, numbers to the right; no head where it is empty."""
-    words = {i for i in range(len(head)) if not any(row[i][:1].isdigit() or row[i][:1] in "+-–" for row in rows)}
+    words = _words(rows)
 
     def line(cells: Sequence[str], tag: str) -> str:
         marked = (f"<{tag} class=t>" if i in words or not any(head) else f"<{tag}>" for i in range(len(cells)))
