@@ -17,9 +17,10 @@ from sqllm import DIMENSIONS
 from sqllm.corpus.questions import costs
 from sqllm.evaluation import simulated
 from sqllm.evaluation.metrics import FIGURES, estimate
-from sqllm.faults import AUDIBLE
+from sqllm.faults import audible
 
 MOVES = 0.2  # points: a shift from here on has a direction
+LEAST = 3  # clips of a fault
 BINS = (1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 5.01)  # of mos
 
 
@@ -39,7 +40,12 @@ def listeners(predictor, corpus: Path, clips: int, conditions: Path | None = Non
         "shift of each dimension": [
             row for name in names for row in _dimensions(predictor.profiles[name], told[name], asked[name], speakers)
         ],
-        "shift of mos by fault": [row for name in names for row in _faults(found, name, told[name], asked[name])],
+        "shift by worst fault, profiles never trained on": [
+            row
+            for name in names
+            if not predictor.profiles[name].trained
+            for row in _faults(found, name, told[name], asked[name])
+        ],
     }
     if conditions:
         result["spread of listeners"] = _spreads(conditions, panel[:, 0], std[:, 0, 0], mean[:, :, 0])
@@ -60,17 +66,17 @@ def _dimensions(profile, told: np.ndarray, asked: np.ndarray, speakers) -> list[
 
 
 def _faults(found: list[simulated.Simulated], name: str, told: np.ndarray, asked: np.ndarray) -> list[dict]:
-    """Of the clips whose worst fault is this one; "clean" where no fault is audible."""
+    """Of the clips whose worst fault is this one; "none" where no fault is audible."""
     groups: dict[str, list[int]] = {}
     for i, clip in enumerate(found):
-        cost = costs(clip.chain)
-        worst = max(cost, key=cost.get, default=None)
-        groups.setdefault(worst if worst and cost[worst] >= AUDIBLE else "clean", []).append(i)
-    return [
-        {"profile": name, "fault": fault, "n": len(at), "asked": float(asked[at, 0].mean()),
-         "told": float(told[at, 0].mean()), "told_95": estimate(told[at, 0])["mean_95"]}
-        for fault, at in sorted(groups.items(), key=lambda item: -len(item[1]))
-    ]  # fmt: skip
+        groups.setdefault(next(iter(audible(costs(clip.chain))), "none"), []).append(i)
+    rows = []
+    for fault, at in sorted(groups.items(), key=lambda item: -len(item[1])):
+        if len(at) >= LEAST:
+            shifts = {f"{d} {what}": float(of[at, i].mean()) for i, d in enumerate(DIMENSIONS)
+                      for what, of in (("asked", asked), ("told", told))}  # fmt: skip
+            rows.append({"profile": name, "fault": fault, "n": len(at)} | shifts)
+    return rows
 
 
 def _spreads(conditions: Path, mos: np.ndarray, std: np.ndarray, of_each: np.ndarray) -> list[dict]:
