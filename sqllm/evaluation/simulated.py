@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +35,25 @@ class Simulated:
 
 def read(corpus: Path, most: int) -> list[Simulated]:
     """The first clips of the split val in the shards of `sqllm corpus simulate`; UsageError where there are none."""
-    rows = list(islice((row for path in sorted(corpus.glob("clips-*.parquet")) for row in _val(path)), most))
-    if not rows:
+    paths = sorted(corpus.glob("clips-*.parquet"))
+    labels = [(path, r, row) for path in paths for r, row in enumerate(_labels(path))]
+    mos = panel_mos([row for _, _, row in labels]) if labels else []  # teachers are scaled over the whole corpus
+    val = [(*label, panel) for label, panel in zip(labels, mos, strict=True) if label[2]["split"] == "val"][:most]
+    if not val:
         raise UsageError(f"no clips of the split val in {corpus}: give the shards of `sqllm corpus simulate`")
-    mos = panel_mos([row | {"severities": json.loads(row["severities"])} for row in rows])
-    out = []
-    for row, panel in zip(rows, mos, strict=True):
+    out, audio = [], {path: pq.read_table(path, columns=["audio", "reference"]) for path in {v[0] for v in val}}
+    for path, r, row, panel in val:
         chain = [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in json.loads(row["chain"])]
-        audio, reference = (to_int16(samples(row[name])) for name in ("audio", "reference"))
+        window, reference = (to_int16(samples(audio[path][name][r].as_py())) for name in ("audio", "reference"))
         mean = np.array([panel, *(row[d] for d in DIMENSIONS[1:])])
-        out.append(Simulated(row["index"], row["speaker"], audio, reference, chain, mean))
+        out.append(Simulated(row["index"], row["speaker"], window, reference, chain, mean))
     return out
 
 
-def _val(path: Path) -> list[dict]:
-    return [row for row in pq.read_table(path).to_pylist() if row["split"] == "val"]
+def _labels(path: Path) -> list[dict]:
+    names = [name for name in pq.read_schema(path).names if name not in ("audio", "reference")]
+    rows = pq.read_table(path, columns=names).to_pylist()
+    return [row | {"severities": json.loads(row["severities"])} for row in rows]
 
 
 @torch.inference_mode()

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
-from sqllm.corpus import simulate
+from sqllm.audio.degrade import Impairment
 from sqllm.corpus.questions import Dialogue
 from sqllm.errors import UsageError
-from sqllm.evaluation.words import agrees, named, words
+from sqllm.evaluation.explanations import from_evidence, named, overlap, without
+from sqllm.evaluation.simulated import Simulated
+from sqllm.evaluation.words import agrees, words
 
 
 def test_words_are_compared_with_what_was_done():
@@ -46,23 +47,52 @@ class Parrot:
         yield self.says
 
 
-def test_explanations_are_counted_by_kind(tmp_path, speech):
-    names = [f"talker{i}" for i in range(40)]
-    chosen = [n for n in names if simulate.is_val(n)][:2] + [n for n in names if not simulate.is_val(n)][:2]
-    for i, name in enumerate(chosen):
-        (tmp_path / name).mkdir()
-        soundfile.write(tmp_path / name / "a.wav", speech(2.0, seed=i).numpy(), 16000)
-    rows = [simulate.row(simulate.Pool(str(tmp_path), None, None).clip(1, i)) for i in range(48)]
-    noisy = [{"kind": "noise", "params": {"snr_db": 0.0}, "spans": []}]
-    for row, chain in zip([row for row in rows if row["split"] == "val"], [noisy, noisy, [], noisy], strict=False):
+def test_the_baseline_knows_what_is_measured():
+    facts = {"level_db": -26.0, "snr_db": 45.0, "band_low_hz": 60.0, "band_high_hz": 7900.0, "clipped_pct": 0.0,
+             "dropout_pct": 0.0}  # fmt: skip
+    assert from_evidence(facts) == [] and from_evidence(facts | {"level_db": None}) == []
+    assert from_evidence(facts | {"snr_db": 5.0}) == ["noise"]
+    assert from_evidence(facts | {"band_high_hz": 2000.0, "level_db": -45.0}) == ["quiet", "treble"]
+    assert from_evidence(facts | {"dropout_pct": 20.0}) == ["loss"]
+
+
+def test_spans_overlap():
+    assert overlap([(1.0, 2.0)], [(1.0, 2.0)]) == 1 and overlap([(1.0, 2.0)], [(3.0, 4.0)]) == 0
+    assert overlap([(1.0, 2.0)], [(1.5, 2.5)]) == pytest.approx(1 / 3)
+
+
+def test_a_fault_can_be_taken_away(speech):
+    clean = (speech(2.0).numpy() * 32767).astype(np.int16)
+    clip = Simulated(1, "a", clean, clean, [Impairment("level", {"gain_db": -20.0})], np.full(5, 3.0))
+    assert np.abs(without(clip, "quiet") - clean).max() <= 1
+    clip.chain += [Impairment("band", {"high_hz": 1500.0}), Impairment("talker", {"snr_db": 5.0})]
+    assert without(clip, "quiet") is None  # the other talker's voice is not at hand
+    clip.chain.pop()
+    kept = without(clip, "treble")
+    assert 20 * np.log10(np.std(kept) / np.std(clean)) == pytest.approx(-20, abs=0.1)
+
+
+def test_explanations_are_counted_by_kind(corpus, tmp_path):
+    rows = pq.read_table(corpus / "clips-00000.parquet").to_pylist()
+    noisy = [{"kind": "noise", "params": {"snr_db": 0.0, "colour": "pink"}, "spans": []}]
+    for row, chain in zip([row for row in rows if row["split"] == "val"], [noisy, []], strict=True):
         row["chain"] = json.dumps(chain)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "clips-00000.parquet")
     parrot = Parrot("Yes, it has severe background noise and clear echo.")
     result = words(parrot, tmp_path, clips=3, withheld=True)
-    assert result["explanations"] == {
-        "n": 3, "worst_fault_named": 1.0, "recall": 1.0, "precision": round(2 / 6, 3), "distinct": round(1 / 3, 3),
-    }  # fmt: skip
-    assert result["leading_questions"] == {"n": 10, "wrong_yes": 1.0}
     assert set(parrot.told) == {""}
+    told = result["explanations"]
+    assert told["n"] == 2 and told["worst_fault_named"] == told["recall"] == 1 and told["distinct"] == 0.5
+    assert told["precision"] == 1 / 4
+    kinds = {row["fault"]: (row["there"], row["named"], row["precision"]) for row in result["by_kind"]}
+    assert kinds == {"noise": (1, 2, 0.5), "echo": (0, 2, 0.0)}
+    assert result["counterfactuals"]["claim_gone"] == 0 and result["counterfactuals"]["n"] == 1
+    assert result["leading_questions"]["wrong_yes"] == 1 and result["leading_questions"]["n"] == 4
     with pytest.raises(UsageError, match="val"):
         words(parrot, tmp_path / "talker0", clips=3)
+
+
+def test_with_the_facts_told_they_stand_in_the_prompt(corpus):
+    parrot = Parrot("No.")
+    words(parrot, corpus, clips=1)
+    assert all("SNR" in told for told in parrot.told)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+
+from sqllm.errors import UsageError
+from sqllm.evaluation import controls, simulated
+from sqllm.evaluation.head import Head, head, tokens, train
+from sqllm.evaluation.listeners import listeners
+from sqllm.model import store
+from sqllm.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def trained(base_model, tmp_path_factory):
+    """A tiny model, untrained, as a directory that loads."""
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("model")
+    return store.save(store.create(store.ModelConfig.load(base_model)), out, base_model)
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor.load(str(trained), dtype="float32")
+
+
+def test_controls_of_a_model(predictor, corpus):
+    result = controls.controls(predictor, corpus, clips=4, spoken=1)
+    assert result["clips"] == 4
+    assert [row["asked"] for row in result["audio tokens of another clip"]] == [
+        "single-ended", "single-ended, shuffled", "double-ended", "double-ended, shuffled",
+    ]  # fmt: skip
+    assert len(result["faults, with audio or facts of another clip"]) == 4
+    assert result["reference of another clip"]["own reference used"]["n"] == 4
+    assert all(row["shift of mos"] > 0 for row in result["wordings"])
+    assert len(result["each question has its own answer"]) == 5
+    assert result["tree against text"][1]["numbers from"] == "text"
+    assert sum(row["n"] for row in result["words against numbers"] if "category" in row["contradicts"]) == 10
+    with pytest.raises(UsageError, match="val"):
+        controls.controls(predictor, corpus / "absent", clips=4)
+
+
+def test_another_wording_lasts_as_long_as_it_is_asked_for(predictor, corpus):
+    audio = simulated.hear(predictor, [clip.window for clip in simulated.read(corpus, 2)])
+    before = simulated.rate(predictor, audio)[0]
+    with controls.worded(predictor.model, "How good is it?"):
+        assert not np.allclose(simulated.rate(predictor, audio)[0], before)
+    with controls.worded(predictor.model):
+        assert np.array_equal(simulated.rate(predictor, audio)[0], before)
+    assert np.array_equal(simulated.rate(predictor, audio)[0], before)
+
+
+def test_what_is_heard_clip_by_clip_is_what_the_predictor_scores(predictor, corpus):
+    found = simulated.read(corpus, 3)
+    audio = simulated.hear(predictor, [clip.window for clip in found])
+    scores = predictor.score_windows([clip.window for clip in found])
+    mean, std = simulated.rate(predictor, audio)
+    assert np.allclose(mean, scores.mean, atol=1e-4) and np.allclose(std, scores.std, atol=1e-4)
+
+
+def test_a_closing_sentence_has_its_place_on_the_scale():
+    assert controls.verdict("Clear hiss. Words will be lost.") == (1.0, 1.7)
+    assert controls.verdict("It hardly matters to a listener.") == (4.0, 5.0) and controls.verdict("Hiss.") is None
+    assert controls.said_word("Very bad: 1.2.") == "very bad" and controls.said_word("3.1") is None
+
+
+def test_shifts_of_listeners(predictor, corpus, tmp_path):
+    (tmp_path / "c.csv").write_text("mos,mos_std\n" + "".join(f"{m},0.8\n" for m in (1.5, 2.2, 2.7, 3.2, 3.7, 4.5)))
+    result = listeners(predictor, corpus, 4, tmp_path / "c.csv")
+    shifts = result["shift of each dimension"]
+    assert len(shifts) == 5 * len(predictor.profiles) and not shifts[0]["trained"]
+    strict = next(row for row in shifts if (row["profile"], row["dim"]) == ("strict", "mos"))
+    assert strict["asked"] == pytest.approx(-0.6, abs=0.01) and strict["right direction"] is not None
+    assert all(row["people"] == pytest.approx(0.8) for row in result["spread of listeners"])
+
+
+class OneRule:
+    """Clips whose labels follow from one layer's features."""
+
+    def __init__(self, n=200):
+        g = torch.Generator().manual_seed(0)
+        self.x = torch.randn(n, 3, 4, 16, generator=g)
+        self.mean = (3 + self.x[:, 2, :, :5].mean(1) * 2).clamp(1, 5).numpy()
+
+    def __len__(self):
+        return len(self.x)
+
+    def features(self, at):
+        return self.x[at]
+
+
+def test_the_head_learns_which_layer_carries_the_quality():
+    clips = OneRule()
+    learnt = train(clips, epochs=60)
+    got = learnt(clips.x).detach().numpy()
+    assert all(np.corrcoef(got[:, d], clips.mean[:, d])[0, 1] > 0.9 for d in range(5))
+    assert learnt.layer_logits.argmax() == 2
+    assert Head(3, 16)(clips.x[:2]).shape == (2, 5)
+
+
+def test_the_head_stands_beside_the_language_model(predictor, trained, corpus, tmp_path, speech):
+    import soundfile
+
+    rated = []
+    for i in range(4):
+        soundfile.write(tmp_path / f"{i}.wav", speech(2.0, seed=i).numpy(), 16000)
+        rated.append({"uri": str(tmp_path / f"{i}.wav"), "set": "s", "condition": None, "mos": 10.0 * i, "noi": None,
+                      "col": None, "dis": None, "loud": None})  # fmt: skip
+    result = head(predictor, str(trained), corpus, 2, rated, ranks=True)
+    assert result["clips"] == {"train": 44, "val": 4}
+    [row] = result["rated"]
+    assert row["n"] == 4 and row["dim"] == "mos" and -1 <= row["rho, head"] <= 1
+
+
+def test_more_audio_tokens(predictor, trained, corpus):
+    rows = tokens(predictor, str(trained), corpus, 1, [4, 8])
+    assert [row["audio tokens"] for row in rows] == [4, 8] and rows[0]["windows/s"] > 0
+    assert predictor.model.encoder.tokens == 8
