@@ -48,6 +48,19 @@ class Run:
     def file(self, path: Path) -> None:
         self._call("log_artifact", str(path))
 
+    def figure(self, figure, name: str) -> None:
+        """A matplotlib Figure as an image."""
+        self._call("log_figure", figure, name)
+
+    def model(self, directory: Path) -> None:
+        """A model directory, as something that `mlflow.pyfunc.load_model` loads and that scores files."""
+        if self._mlflow and not self._failed:
+            code = str(Path(__file__).with_name("pyfunc.py"))
+            self._try(
+                self._mlflow.pyfunc.log_model, name="model", python_model=code, artifacts={"model": str(directory)},
+                pip_requirements=["sqllm"],
+            )  # fmt: skip
+
     def _call(self, name: str, *args, **options) -> None:
         if self._mlflow and not self._failed:
             self._try(getattr(self._mlflow, name), *args, **options)

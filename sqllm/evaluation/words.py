@@ -16,10 +16,10 @@ from sqllm.audio.degrade import Impairment
 from sqllm.audio.evidence import describe, measure
 from sqllm.audio.io import to_int16
 from sqllm.corpus.questions import CHECKS, SCALE, Clip, Dialogue, draw
+from sqllm.corpus.shards import samples
 from sqllm.errors import UsageError
 from sqllm.faults import PHRASES
 from sqllm.model.prompt import EXPLAIN
-from sqllm.training.features import samples
 
 NAMED = {name: re.compile(re.sub(r"\\?\{\w+\\?\}", r"\\w+", re.escape(words))) for name, words in PHRASES.items()}
 

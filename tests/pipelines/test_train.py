@@ -7,10 +7,11 @@ import time
 import psutil
 import pytest
 
-from pipelines.train import train
+from pipelines import train as pipeline
 from sqllm import training
 from sqllm.errors import UsageError
 from sqllm.model import store
+from sqllm.model.config import base
 from sqllm.training.settings import Settings
 
 pytest.importorskip("av")
@@ -20,6 +21,10 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def train(corpus, base_model, out, settings, **options):
+    return pipeline.train([str(corpus)], str(base_model), *base(base_model), out, settings, **options)
 
 
 def runs(folder):
