@@ -190,8 +190,7 @@ def train(
     config = replace(config, **{name: value for name, value in given.items() if value})
     settings = Settings.of(
         base, score_steps=score_steps, word_steps=word_steps, listen_steps=listen_steps, steps=steps, batch=batch,
-        parts=parts, lr=lr,
-        gradient_checkpointing=gradient_checkpointing, fresh=fresh,
+        parts=parts, lr=lr, gradient_checkpointing=gradient_checkpointing, fresh=fresh,
     )  # fmt: skip
     errors = Console(stderr=True)
     with (

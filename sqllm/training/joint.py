@@ -31,18 +31,18 @@ class Draw:
         return scored, words.Draw(self.clips, self.batch, self.checklist, QUESTIONS, PAPER).asked(at, double, rng)
 
 
+def loss(model: SpeechQualityLLM, scored: scores.Part, asked: list[words.Asked]) -> Loss:
+    audio, reference = scored.audio.features(model), scored.reference and scored.reference.features(model)
+    found = scores.loss(model, scored, audio, reference)
+    packed = [words.pack(model, about, reference is not None) for about in asked]
+    value = found.value + words.loss(model, packed, audio, reference)
+    return Loss(value, found.clips, found.tokens + sum(len(p.ids) for p in packed))
+
+
 def train(model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: Settings, **options) -> None:
     """Train in place, with checkpoints in `out`; `options` are those of `fit`."""
 
-    def step(part: tuple[scores.Part, list[words.Asked]]) -> Loss:
-        scored, asked = part
-        audio, reference = scored.audio.features(model), scored.reference and scored.reference.features(model)
-        found = scores.loss(model, scored, audio, reference)
-        packed = [words.pack(model, about, reference is not None) for about in asked]
-        value = found.value + words.loss(model, packed, audio, reference)
-        return Loss(value, found.clips, found.tokens + sum(len(p.ids) for p in packed))
-
     draw = Draw(data["train"], settings.batch, model.config.checklist)
-    fit(model, draw, step, out / "joint.pt", settings.steps, settings, seed=3,
+    fit(model, draw, lambda part: loss(model, *part), out / "joint.pt", settings.steps, settings, seed=3,
         validate=partial(scores.validate, model, data["val"]), **options)  # fmt: skip
     store.mark_trainable(model)
