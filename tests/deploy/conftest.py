@@ -39,6 +39,7 @@ def launched(tmp_path_factory):
         kind["node_config"] = {}
         kind["resources"]["object_store_memory"] = STORE
         kind.pop("docker", None)
+    config["available_node_types"]["cpu"]["resources"]["CPU"] = 2  # models there take so many threads
     # the provider of processes knows its head by this name
     config["available_node_types"]["ray.head.default"] = config["available_node_types"].pop("head")
     nothing_to_set_up = {"disable_node_updaters": True, "disable_launch_config_check": True, "use_node_id_as_ip": True}
