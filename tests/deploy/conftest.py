@@ -67,6 +67,7 @@ def launched(tmp_path_factory):
         head = subprocess.Popen(command, env=start, stdout=log, stderr=log)
     try:
         wait_for_port(gcs)
+        wait_for_port(dashboard)
         yield environment
     finally:
         for process in [*psutil.Process(head.pid).children(recursive=True), head]:

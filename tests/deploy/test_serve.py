@@ -7,6 +7,8 @@ import pytest
 import requests
 import yaml
 
+pytest.importorskip("pipelines.serve")
+
 ROOT = Path(__file__).parents[2]
 SERVE = Path(sys.executable).with_name("serve")
 
