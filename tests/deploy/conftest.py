@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config
+from ray.job_submission import JobSubmissionClient
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -68,11 +69,25 @@ def launched(tmp_path_factory):
     try:
         wait_for_port(gcs)
         wait_for_port(dashboard)
+        wait_for_jobs(environment["RAY_API_SERVER_ADDRESS"])
         yield environment
     finally:
         for process in [*psutil.Process(head.pid).children(recursive=True), head]:
             process.kill()
         head.wait()
+
+
+def wait_for_jobs(address: str, seconds: float = 120) -> None:
+    """The agent that runs jobs on the head starts last."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+            return
+        except (RuntimeError, ConnectionError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 def wait_for_port(port: int, seconds: float = 60) -> None:
