@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
+import time
 from dataclasses import dataclass
 
 # Read by Ray when it is imported: no phoning home, and no rebuilding of the environment in every worker under `uv run`.
@@ -13,6 +15,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
 
 from sqllm.errors import UsageError
@@ -21,6 +24,7 @@ BLOCK_BYTES = 16 << 20  # audio is handed on in blocks of this size, also from w
 STORE_BYTES = (1 << 30) + os.cpu_count() * (64 << 20)  # audio in flight here; a full store makes decoding wait
 MODEL_BYTES = 700 << 20  # resident memory of one actor with the default model
 CUT_CPUS = 0.5
+MACHINES_S = 900  # how long a run waits for the machines that it asks an autoscaler for
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,25 @@ class Pool:
 
     @classmethod
     def fit(cls, recordings: int, actors: int | None, device: str) -> Pool:
-        """The pool for so many recordings on the cluster that is up. UsageError for a GPU that is not there."""
+        """The pool for so many recordings on the cluster that is up, or is brought up for so many actors.
+
+        UsageError where no GPU or CPU is there.
+        """
+        if actors:
+            bring_up(actors, device)
         have = ray.cluster_resources()
-        cpus, gpus = have.get("CPU", 1), int(have.get("GPU", 0))
-        widest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        cpus, gpus = have.get("CPU", 0), int(have.get("GPU", 0))
         if device == "cuda" and not gpus:
             raise UsageError("--device cuda, but Ray finds no GPU here: use --device cpu or auto")
+        if not cpus:
+            raise UsageError("this Ray cluster has no CPUs now: --actors N has its autoscaler start machines")
         if device == "auto":
             device = "cuda" if gpus else "cpu"
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if device == "cuda":  # the CPUs of other machines are no use to an actor with a GPU
+            nodes = [node for node in nodes if node.get("GPU")]
+            cpus = min(node.get("CPU", 0) / node["GPU"] for node in nodes) * gpus
+        widest = max(node.get("CPU", 0) for node in nodes)
         room = gpus if device == "cuda" else min(int(cpus), int(have.get("memory", 0) // MODEL_BYTES))
         count = actors or max(1, min(room, recordings))
         return cls(
@@ -54,6 +69,27 @@ class Pool:
             gpus=0 if device == "cpu" else 1 / math.ceil(count / gpus),
             chunks=16 if device == "cuda" else 4,
         )
+
+
+def bring_up(actors: int, device: str) -> None:
+    """Have the autoscaler of the cluster of RAY_ADDRESS make room for so many actors, and wait for it.
+
+    Ends after MACHINES_S at the latest, with the machines that have come until then.
+    """
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        return
+    kind = "GPU" if device == "cuda" else "CPU"
+    have = ray.cluster_resources().get(kind, 0)
+    if have >= actors:
+        return
+    print(f"sqllm: waiting for {actors} {kind}s, of which {have:g} are there", file=sys.stderr)
+    request_resources(bundles=[{kind: 1}] * actors)
+    try:
+        until = time.monotonic() + MACHINES_S
+        while ray.cluster_resources().get(kind, 0) < actors and time.monotonic() < until:
+            time.sleep(1)
+    finally:
+        request_resources(num_cpus=0)  # else the machines stay for ever
 
 
 def start_ray(verbose: bool = False) -> None:

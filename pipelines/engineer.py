@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -126,23 +127,57 @@ def evaluate(
 
 def train(
     corpus: Annotated[
-        Path, typer.Argument(metavar="CORPUS", show_default=False, help="Shards that `sqllm corpus simulate` made.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Where the trained model goes.")],
+        list[str] | None,
+        typer.Argument(
+            metavar="CORPUS",
+            show_default=False,
+            help="Shards of `sqllm corpus simulate` (a folder or s3://...), the folder of the NISQA corpus, or a CSV or"
+            " Parquet with columns uri, mos, noi, ... (see --column).",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the trained model goes.")] = Path("model"),
+    more: Annotated[list[str] | None, typer.Option("--corpus", metavar="CORPUS", help="The same.")] = None,
     base: Annotated[
-        str, typer.Option(metavar="PRESET|DIR", help="Configuration, base models, and weights to go on from.")
+        str,
+        typer.Option(
+            "--preset", "--base", metavar="PRESET|DIR", help="Configuration, base models, and weights to go on from."
+        ),
     ] = "embedded",
     fresh: Annotated[bool, typer.Option("--fresh", help="Leave the weights that BASE was trained to.")] = False,
-    score_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to score.")] = 2000,
-    word_steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of learning to answer in words.")] = 1000,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="DIR|NAME", help="Another encoder: a directory, or a name on the hub.")
+    ] = None,
+    language_model: Annotated[str | None, typer.Option(metavar="DIR|NAME", help="Another language model.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="A column that CORPUS calls otherwise: mos=score.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value.")] = None,
+    score_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Steps of learning to score.", show_default="2000")
+    ] = None,
+    word_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Steps of learning to answer.", show_default="1000")
+    ] = None,
     listen_steps: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Steps in which a projector with context first learns to listen.")
-    ] = 4000,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Clips in a part of a step.")] = 8,
-    parts: Annotated[int, typer.Option(min=1, metavar="N", help="Parts of a step in each worker.")] = 1,
+        int | None,
+        typer.Option(min=0, metavar="N", help="Steps of a projector with context by itself.", show_default="4000"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Steps of a model that learns both at once.", show_default="10240"),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Clips in a part of a step.", show_default="8; paper 4")
+    ] = None,
+    parts: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Parts of a step in each worker.", show_default="1")
+    ] = None,
     lr: Annotated[
-        float, typer.Option(min=0, help="Learning rate of LoRA; the projector's is three times that.")
-    ] = 5e-4,
+        float | None, typer.Option(min=0, help="Learning rate of LoRA.", show_default="5e-4; paper 4e-5")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option(help="Less memory for more computing.", show_default="paper only")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that train together.")] = 1,
     device: Where = Device.auto,
     storage: Annotated[
@@ -150,19 +185,27 @@ def train(
         typer.Option(metavar="DIR|s3://", help="Where checkpoints go.", show_default="DIR/checkpoints"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of a run with the same --out.")
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of a run with the same --out and options.")
     ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a model with Ray Train, watched in MLflow."""
+    if not (corpora := [*(corpus or []), *(more or [])]):
+        raise UsageError("give a CORPUS to train on")
     import rich.progress as rich
     from rich.console import Console
 
     from pipelines.train import train as run
-    from sqllm.model.config import resolve
+    from sqllm.model.config import base as base_model
     from sqllm.training.settings import Settings
 
-    settings = Settings(score_steps, word_steps, batch, parts, lr, listen_steps, fresh)
+    config, bases = base_model(base)
+    given = {"encoder": encoder, "language_model": language_model}
+    config = replace(config, **{name: value for name, value in given.items() if value})
+    settings = Settings.of(
+        base, score_steps=score_steps, word_steps=word_steps, listen_steps=listen_steps, steps=steps, batch=batch,
+        parts=parts, lr=lr, gradient_checkpointing=gradient_checkpointing, fresh=fresh,
+    )  # fmt: skip
     errors = Console(stderr=True)
     with (
         nullcontext() if verbose else only_our_stderr(),
@@ -179,5 +222,8 @@ def train(
         def watch(stage: str, done: int, of: int, figures: str) -> None:
             progress.update(task, description=stage, completed=done, total=of, figures=figures)
 
-        model = run(corpus, resolve(base), out, settings, workers, device.value, storage, resume, verbose, watch)
+        model = run(
+            corpora, base, config, bases, out, settings, workers, device.value, storage, resume, verbose,
+            _pairs(column or []), _pairs(only or []), watch,
+        )  # fmt: skip
     print(f"trained: {model}")

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-import pyarrow as pa
 import ray
-from pyarrow import fs, parquet
 
 from pipelines.cluster import start_ray
+from sqllm.corpus.shards import Shards
 from sqllm.corpus.simulate import Pool, shards, speakers_of, table
 from sqllm.errors import UsageError
 
@@ -26,9 +25,7 @@ def simulate(
 
     `watch(done, of)` is told of every shard. UsageError where speech is missing, or the teachers of mos are.
     """
-    system, folder = _open(out)
-    system.create_dir(folder, recursive=True)
-    there = {info.base_name for info in system.get_file_info(fs.FileSelector(folder))}
+    there = Shards.open(out, "--out").files()
     todo = [(name, list(indices)) for name, indices in shards(clips) if name not in there]
     pool = Pool(speech, noise, rooms, speakers_of(speakers))
     if teachers:
@@ -54,15 +51,7 @@ def simulate(
 @ray.remote(num_cpus=1, max_retries=3)
 def _shard(pool: Pool, seed: int, indices: list[int], out: str, name: str, teachers: bool) -> None:
     drawn = table(pool, seed, indices, _panel() if teachers else None)
-    system, folder = _open(out)
-    if isinstance(system, fs.LocalFileSystem):
-        parquet.write_table(drawn, f"{folder}/.{name}.tmp")
-        system.move(f"{folder}/.{name}.tmp", f"{folder}/{name}")
-    else:  # an object appears when it is complete
-        sink = pa.BufferOutputStream()
-        parquet.write_table(drawn, sink)
-        with system.open_output_stream(f"{folder}/{name}") as stream:
-            stream.write(sink.getvalue())
+    Shards.open(out).write(name, drawn)
 
 
 @cache
@@ -80,10 +69,3 @@ def _panel():
             f"the teachers of mos are not installed ({error.name}): `pip install 'sqllm[label]'` and "
             "`pip install --no-deps distillmos xls_r_sqa`, or --no-panel to do without"
         ) from None
-
-
-def _open(out: str) -> tuple[fs.FileSystem, str]:
-    try:
-        return fs.FileSystem.from_uri(out) if "://" in out else (fs.LocalFileSystem(), out)
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"cannot open --out {out}: {error}") from None

@@ -25,6 +25,7 @@ class Run:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_DISABLE_ENV_CREATION", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import mlflow
 
         for chatty in ("mlflow", "alembic"):
@@ -47,6 +48,19 @@ class Run:
 
     def file(self, path: Path) -> None:
         self._call("log_artifact", str(path))
+
+    def figure(self, figure, name: str) -> None:
+        """A matplotlib Figure as an image."""
+        self._call("log_figure", figure, name)
+
+    def model(self, directory: Path) -> None:
+        """A model directory, as something that `mlflow.pyfunc.load_model` loads and that scores files."""
+        if self._mlflow and not self._failed:
+            code = str(Path(__file__).with_name("pyfunc.py"))
+            self._try(
+                self._mlflow.pyfunc.log_model, name="model", python_model=code, artifacts={"model": str(directory)},
+                pip_requirements=["sqllm"],
+            )  # fmt: skip
 
     def _call(self, name: str, *args, **options) -> None:
         if self._mlflow and not self._failed:

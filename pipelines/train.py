@@ -1,7 +1,8 @@
 """`sqllm train`: the loop of `sqllm.training` in the workers of Ray Train, watched in MLflow.
 
-Checkpoints go to `storage` (a folder that all machines see, or s3://...). A worker that dies is replaced, and all go on
-from the last checkpoint, in the same MLflow run. `out/run.json` remembers the run for `--resume`.
+Checkpoints, and what is made of rated recordings, go to `storage` (a folder that all machines see, or s3://...). A
+worker that dies is replaced, and all go on from the last checkpoint, in the same MLflow run. `out/run.json` remembers
+the run for `--resume`, `out/training.jsonl` its figures.
 """
 
 from __future__ import annotations
@@ -12,86 +13,129 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import ray
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer
 
+from pipelines import curves, ingest
 from pipelines.cluster import start_ray
 from pipelines.tracking import Run, tracked
 from sqllm import training
+from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
+from sqllm.model import store
 from sqllm.model.config import ModelConfig
-from sqllm.training import features
+from sqllm.training import data, features
 from sqllm.training.settings import Settings
 
 FAILURES = 3  # of workers, before the run gives up
 KEPT = 2  # checkpoints
-MODEL = "model"  # folder of the last checkpoint
+TRAINED = "trained"  # folder of the last checkpoint: configuration and trained weights
+READERS = {"cpu": 1, "cuda": 4}  # of each worker
 
 
 def train(
-    corpus: Path, bases: Path, out: Path, settings: Settings, workers: int = 1, device: str = "auto",
-    storage: str | None = None, resume: bool = False, verbose: bool = False,
+    corpora: Sequence[str], base: str, config: ModelConfig, bases: Path | None, out: Path, settings: Settings,
+    workers: int = 1, device: str = "auto", storage: str | None = None, resume: bool = False, verbose: bool = False,
+    columns: Mapping[str, str] | None = None, only: Mapping[str, str] | None = None,
     watch: Callable[[str, int, int, str], None] = lambda stage, done, of, figures: None,
 ) -> Path:  # fmt: skip
     """Train with so many workers into the model directory `out`, and return it.
 
-    `watch(stage, done, of, figures)` is told how it goes. UsageError where corpus, base or cluster do not do, where
-    `out` holds a run already and `resume` is not asked for, or the other way round.
+    `config`, `bases`: what `model.config.base` gives for `base`, the name under which it is remembered. `watch(stage,
+    done, of, figures)` is told how it goes. UsageError where corpus, base or cluster do not do, where `out` holds a run
+    already and `resume` is not asked for, or was made with other options.
     """
-    config = training.load_config(corpus, bases)
-    note = out / "run.json"
-    if resume and not note.is_file():
-        raise UsageError(f"nothing to resume in {out}: it has no run.json")
-    if note.is_file() and not resume:
-        raise UsageError(f"{out} holds a run already: --resume goes on with it, or give another --out")
+    stages, bases = training.steps(config, settings), bases and bases.absolute()
+    options = {**asdict(settings), "corpus": [str(c) for c in corpora], "base": base, "config": asdict(config)}
+    options |= {"column": dict(columns or {}), "only": dict(only or {}), "storage": storage}
+    options["parts"] = settings.parts * workers  # of a step, in all workers
+    known = _run(out, options, resume)
+    store.check_bases(config, bases)
     start_ray(verbose)
+    gpu = _on_gpu(device, workers)
+    out.mkdir(parents=True, exist_ok=True)
+    names = [c if "://" in c else str(Path(c).absolute()) for c in options["corpus"]]
+    places = ingest.prepare(names, known["storage"], columns or {}, only or {}, config, bases, watch)
+    clips = data.read([Shards.open(p) for p in places], features.features_key(config, bases))
+    with tracked(out, f"train {out.name}", known["run_id"]) as run:
+        if not resume:
+            run.settings({**options, "workers": workers} | {f"{split}_clips": len(c) for split, c in clips.items()})
+            (out / "run.json").write_text(json.dumps(known | {"run_id": run.id}, indent=2) + "\n")
+        job = {"places": places, "config": asdict(config), "bases": bases and str(bases)}
+        job |= {"settings": asdict(settings), "device": "cuda" if gpu else "cpu"}
+        checkpoint = _watched(job, workers, gpu, known, verbose, run, out, stages, watch)
+        with checkpoint.as_directory() as folder:
+            shutil.copytree(Path(folder) / TRAINED, out, dirs_exist_ok=True)
+        store.complete(out, bases)
+        run.figure(curves.figure(curves.read(out)), "training.png")
+        run.model(out)
+    return out
+
+
+def _run(out: Path, options: dict, resume: bool) -> dict:
+    """What `out/run.json` knows of the run that is gone on with, or of a new one."""
+    note = out / "run.json"
+    if note.is_file() != resume:
+        raise UsageError(
+            f"nothing to resume in {out}: it has no run.json"
+            if resume
+            else f"{out} holds a run already: --resume goes on with it, or give another --out"
+        )
+    options = json.loads(json.dumps(options))
+    if not resume:
+        storage = options["storage"] or str(out / "checkpoints")
+        storage = storage if "://" in storage else str(Path(storage).absolute())
+        name = f"train-{time.strftime('%Y%m%d-%H%M%S')}"
+        return {"name": name, "storage": storage, "run_id": None, "options": options}
+    known = json.loads(note.read_text())
+    was = known["options"]
+    if others := [name for name in options if options[name] != was.get(name)]:
+        differ = ", ".join(f"{name} is {_brief(options[name])} and was {_brief(was.get(name))}" for name in others)
+        raise UsageError(f"the run in {out} was started with other options: {differ}")
+    return known
+
+
+def _brief(value) -> str:
+    return json.dumps(value) if isinstance(value, dict | list) else f"{value}"
+
+
+def _on_gpu(device: str, workers: int) -> bool:
     have = ray.cluster_resources()
     if device == "cuda" and not have.get("GPU"):
         raise UsageError("--device cuda, but Ray finds no GPU here: use --device cpu or auto")
     gpu = device == "cuda" or (device == "auto" and have.get("GPU", 0) >= workers)
-    if workers > have.get("GPU" if gpu else "CPU", 0):
-        raise UsageError(
-            f"--workers {workers}, but Ray finds {have.get('GPU' if gpu else 'CPU', 0):g} {'GPU' if gpu else 'CPU'}s"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    key = features.features_key(config, bases)
-    _prepare(bases, corpus, key, watch)
-    if resume:
-        known = json.loads(note.read_text())
-    else:
-        place = storage if storage and "://" in storage else str(Path(storage or out / "checkpoints").absolute())
-        known = {"name": f"train-{time.strftime('%Y%m%d-%H%M%S')}", "storage": place, "run_id": None}
-    with tracked(out, f"train {out.name}", known["run_id"]) as run:
-        if not resume:
-            run.settings({**asdict(settings), "corpus": corpus, "base": bases, "workers": workers})
-            note.write_text(json.dumps(known | {"run_id": run.id}, indent=2) + "\n")
-        board = Board.options(num_cpus=0).remote()
-        job = {"corpus": str(corpus.absolute()), "bases": str(bases.absolute()), "settings": asdict(settings),
-               "device": "cuda" if gpu else "cpu", "board": board}  # fmt: skip
-        fitted = ray.remote(num_cpus=0)(_fit).remote(job, workers, gpu, known["name"], known["storage"], verbose)
-        of = {"listen": settings.listen_steps, "scores": settings.score_steps, "words": settings.word_steps}
-        try:
-            done = []
-            while not done:
-                done, _ = ray.wait([fitted], timeout=1)
-                for stage, line in ray.get(board.take.remote()):
-                    _log(run, stage, line)
-                    watch(stage, line["step"], of[stage], f"loss {line['loss']:.3f}")
-            checkpoint = ray.get(fitted)
-        except ray.exceptions.RayTaskError as error:
-            raise UsageError(f"training failed: {_reason(error)}") from None
-        except BaseException:  # the user's Ctrl-C: on a cluster, nothing else would end the workers
-            ray.cancel(fitted, force=True)
-            raise
-        with checkpoint.as_directory() as folder:
-            shutil.copytree(Path(folder) / MODEL, out, dirs_exist_ok=True)
-    return out
+    kind = "GPU" if gpu else "CPU"
+    if workers > have.get(kind, 0):
+        raise UsageError(f"--workers {workers}, but Ray finds {have.get(kind, 0):g} {kind}s")
+    return gpu
+
+
+def _watched(
+    job: dict, workers: int, gpu: bool, known: dict, verbose: bool, run: Run, out: Path, stages: dict, watch: Callable
+):
+    """The last checkpoint of a training whose figures go to MLflow, to `out` and to the user."""
+    job["board"] = board = Board.options(num_cpus=0).remote()
+    fitted = ray.remote(num_cpus=0)(_fit).remote(job, workers, gpu, known["name"], known["storage"], verbose)
+    try:
+        done = []
+        while not done:
+            done, _ = ray.wait([fitted], timeout=1)
+            for stage, line in ray.get(board.take.remote()):
+                run.figures({f"{stage}.{k}": v for k, v in line.items() if k != "step"}, step=line["step"])
+                curves.add(out, stage, line)
+                watch(stage, line["step"], stages[stage], f"loss {line['loss']:.3f}")
+        return ray.get(fitted)
+    except ray.exceptions.RayTaskError as error:
+        raise UsageError(f"training failed: {_reason(error)}") from None
+    except BaseException:  # the user's Ctrl-C: on a cluster, nothing else would end the workers
+        ray.cancel(fitted, force=True)
+        raise
 
 
 def _fit(job: dict, workers: int, gpu: bool, name: str, storage: str, verbose: bool):
@@ -119,19 +163,23 @@ def _work(job: dict) -> None:
     if job["device"] == "cpu":
         torch.set_num_threads(max(1, os.cpu_count() // ray_train.get_context().get_local_world_size()))
     first = ray_train.get_context().get_world_rank() == 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if last := ray_train.get_checkpoint():
-            last.to_directory(folder)
+            last.to_directory(name)
 
         def tell(stage: str, line: dict, checkpoint: Path | None) -> None:
             if first:
                 job["board"].put.remote(stage, line)
-            saved = ray_train.Checkpoint.from_directory(folder) if checkpoint and first else None
+            saved = ray_train.Checkpoint.from_directory(name) if checkpoint and first else None
             ray_train.report(line, checkpoint=saved)
 
-        corpus, bases, settings = Path(job["corpus"]), Path(job["bases"]), Settings(**job["settings"])
-        model = training.train(corpus, bases, Path(folder) / MODEL, settings, job["device"], tell, Path(folder))
-        ray_train.report({}, checkpoint=ray_train.Checkpoint.from_directory(model.parent) if first else None)
+        shards, config = [Shards.open(place) for place in job["places"]], ModelConfig(**job["config"])
+        bases, settings, device = job["bases"] and Path(job["bases"]), Settings(**job["settings"]), job["device"]
+        load = partial(ingest.ahead, readers=READERS[device])
+        model = training.learn(shards, config, bases, folder, settings, device, tell, load)
+        store.save_trained(model, folder / TRAINED)
+        ray_train.report({}, checkpoint=ray_train.Checkpoint.from_directory(name) if first else None)
 
 
 @ray.remote
@@ -149,35 +197,6 @@ class Board:
         return lines
 
 
-def _log(run: Run, stage: str, line: dict) -> None:
-    run.figures({f"{stage}.{k}": v for k, v in line.items() if k != "step"}, step=line["step"])
-
-
 def _reason(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-def _prepare(bases: Path, corpus: Path, key: str, watch: Callable) -> None:
-    """Features that are missing, a task for each shard."""
-    todo = features.missing(corpus, key)
-    tasks = [_features.remote(bases.absolute(), shard.absolute(), key) for shard in todo]
-    left = tasks
-    while left:
-        ready, left = ray.wait(left)
-        ray.get(ready)
-        watch("features", len(tasks) - len(left), len(tasks), "")
-
-
-@ray.remote(num_cpus=1, max_retries=3)
-def _features(bases: Path, shard: Path, key: str) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    features.prepare_shard(_encoder(bases), shard, key)
-
-
-@cache
-def _encoder(bases: Path):
-    """Loaded once in each worker."""
-    return features.load_encoder(ModelConfig.load(bases), bases)

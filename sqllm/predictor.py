@@ -201,6 +201,9 @@ class Predictor:
         yield written(scores) + " "
         audio = self._features([window])
         laid = None if reference is None else self._features([reference])
-        with torch.inference_mode():
-            [costs] = checklist.costs(checklist.check(self.model, [facts], audio, laid))
-        yield from answer(self.model, audio, laid, known(scores, facts, heard(costs), listener), question)
+        found = ""
+        if self.model.config.checklist:
+            with torch.inference_mode():
+                [costs] = checklist.costs(checklist.check(self.model, [facts], audio, laid))
+            found = heard(costs)
+        yield from answer(self.model, audio, laid, known(scores, facts, found, listener), question)

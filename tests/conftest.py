@@ -1,5 +1,6 @@
 """Tiny random bases in a directory, as they come from the hub; weights are large enough for attention to matter."""
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -15,6 +16,7 @@ from transformers import (
     WhisperModel,
 )
 
+from sqllm import DIMENSIONS
 from sqllm.corpus import simulate
 from sqllm.model.config import LoRA, ModelConfig
 
@@ -144,3 +146,27 @@ def corpus(tmp_path_factory, speech):
     for shard in range(2):
         pq.write_table(simulate.table(pool, 1, range(24 * shard, 24 * shard + 24)), out / f"clips-{shard:05d}.parquet")
     return out
+
+
+@pytest.fixture(scope="session")
+def nisqa(tmp_path_factory, speech):
+    """The layout of the NISQA corpus with audio: 12 recordings to train, 4 to validate, 1 to test. The more noise, the
+    lower `noi`; every other one has mos alone, every third no reference, and one is longer than a window."""
+    root, rng = tmp_path_factory.mktemp("nisqa"), np.random.default_rng(0)
+    ratings = [f"{d}{part}" for part in ("", "_std") for d in DIMENSIONS]
+    head = ["db", "con", "con_description", "source", "votes", *ratings, "filepath_deg", "filepath_ref"]
+    for db, count in (("NISQA_TRAIN_SIM", 12), ("NISQA_VAL_SIM", 4), ("NISQA_TEST_P501", 1)):
+        for kind in ("deg", "ref"):
+            (root / db / kind).mkdir(parents=True)
+        lines = [head]
+        for i in range(count):
+            clean, level = speech(12.0 if i == 0 else 3.0, seed=len(db) + i).numpy(), rng.uniform(0, 0.02)
+            soundfile.write(root / db / "ref" / f"{i}.wav", clean, 16000)
+            soundfile.write(root / db / "deg" / f"{i}.wav", clean + level * rng.standard_normal(len(clean)), 16000)
+            noi = 5 - 150 * level
+            rated = [(noi + 4) / 2, *([noi, 4.2, 4.1, 4.0] if i % 2 else [""] * 4), 0.7, *[""] * 4]
+            files = [f"{db}/deg/{i}.wav", f"{db}/ref/{i}.wav" if i % 3 else ""]
+            lines.append([db, i, "simulated", "DNS", 5, *rated, *files])
+        text = "\n".join(",".join(map(str, line)) for line in lines)
+        (root / db / f"{db}_file.csv").write_text(text + "\n")
+    return root

@@ -21,8 +21,8 @@ from sqllm.errors import UsageError
 TEXT = ("uri", "reference_uri", "set", "condition", "speaker", "lang", "split")
 NUMBERS = ("votes", *DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS))
 NISQA = {  # column of the NISQA corpus (Mittag et al. 2021) -> ours
-    "filepath_deg": "uri", "filepath_ref": "reference_uri", "db": "set", "con": "condition", "source": "speaker",
-}  # fmt: skip
+    "filepath_deg": "uri", "filepath_ref": "reference_uri", "db": "set", "con": "condition",
+}  # `source` names where the clean speech is from, no speaker  # fmt: skip
 NISQA_FILES = ("NISQA_corpus_file.csv", "*_file.csv", "*/*_file.csv")  # the first pattern that is there
 
 

@@ -1,17 +1,15 @@
 """Draw a rated corpus from clean speech: `sqllm corpus simulate`.
 
 Clip `i` depends on the seed and on `i` alone, so that workers may divide the numbers as they like and a run goes on
-where it stopped. A shard is a Parquet file of `SHARD` clips: `audio` and `reference` as FLAC
-bytes (16 kHz mono, same length, sample-aligned), the chain as JSON with spans, the expected ratings
-(`sqllm.corpus.ratings`), the measured teachers (`sqllm.corpus.panel`), speaker and split. Speakers and noises of
-the split "val" are never in "train".
+where it stopped. A shard (`sqllm.corpus.shards`) holds `SHARD` clips with the chain as JSON with spans, the expected
+ratings (`sqllm.corpus.ratings`), the measured teachers (`sqllm.corpus.panel`), speaker and split. Speakers and noises
+of the split "val" are never in "train".
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +23,7 @@ import soxr
 from sqllm.audio.degrade import RATE, Impairment, Sources, active_mask, apply, to_level
 from sqllm.audio.io import av
 from sqllm.corpus import ratings
+from sqllm.corpus.shards import flac
 from sqllm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -176,12 +175,6 @@ class Pool:
         return {"index": index, "split": split, "speaker": self.speaker(name), "source": name, "audio": audio,
                 "reference": clean, "chain": chain, "lost": lost, "severities": found,
                 **ratings.expected(found)}  # fmt: skip
-
-
-def flac(x: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    sf.write(buffer, x, RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def row(clip: dict) -> dict:

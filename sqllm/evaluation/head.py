@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sqllm import DIMENSIONS
 from sqllm.bench import seconds_per_window, speech_like
+from sqllm.corpus.shards import Shards
 from sqllm.evaluation import simulated, tables
 from sqllm.evaluation.tables import ORDER
 from sqllm.model.config import ModelConfig, resolve
@@ -41,14 +42,14 @@ class Head(nn.Module):
 
 def train(clips: Clips, epochs: int) -> Head:
     torch.manual_seed(1)
-    head = Head(*clips.features([0]).shape[1::2]).train()
+    head = Head(*heard(clips, [0]).shape[1::2]).train()
     steps = max(1, epochs * len(clips) // BATCH)
     adamw = torch.optim.AdamW(head.parameters(), lr=LR, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adamw, LR, total_steps=steps + 1, pct_start=0.1)
     rng = np.random.default_rng(1)
     for _ in range(steps):
         at = rng.integers(len(clips), size=BATCH)
-        loss = nn.functional.mse_loss(head(clips.features(at)), torch.from_numpy(clips.mean[at]).float())
+        loss = nn.functional.mse_loss(head(heard(clips, at)), torch.from_numpy(clips.mean[at]).float())
         adamw.zero_grad()
         loss.backward()
         adamw.step()
@@ -68,7 +69,7 @@ def head(predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict]
     judged = []
     for first in range(0, len(clips), BATCH):
         at = np.arange(first, min(first + BATCH, len(clips)))
-        both = simulated.rate(predictor, clips.features(at))[0][:, 0], learnt(clips.features(at)).numpy()
+        both = simulated.rate(predictor, heard(clips, at))[0][:, 0], learnt(heard(clips, at)).numpy()
         judged += [(("val", row["speaker"], clips.mean[i], *pair))
                    for i, row, *pair in zip(at, (clips.rows[i] for i in at), *both, strict=True)]  # fmt: skip
     simulated_part = tables.comparisons(_judgements(judged))
@@ -81,9 +82,17 @@ def head(predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict]
 
 
 def _prepared(config: ModelConfig, bases: Path, corpus: Path) -> dict[str, Clips]:
-    key = features.features_key(config, bases)
-    features.prepare(config, bases, corpus, key)
-    return read(corpus, key)
+    shards, key = Shards.open(str(corpus)), features.features_key(config, bases)
+    if missing := features.missing(shards, key):
+        encoder = features.load_encoder(config, bases)
+        for name in missing:
+            features.prepare_shard(encoder, shards, name, key)
+    return read([shards], key)
+
+
+def heard(clips: Clips, indices: Sequence[int]) -> Tensor:
+    """Pooled features [k, layers, tokens, width] of a frozen encoder."""
+    return torch.from_numpy(clips.sound(indices).x).float()
 
 
 def _heard(predictor, learnt: Head, uri: str) -> tuple[np.ndarray, np.ndarray]:
@@ -132,9 +141,7 @@ def tokens(predictor, model: str, corpus: Path, epochs: int, counts: Sequence[in
             learnt = train(data["train"], epochs)
         clips = data["val"]
         at = np.arange(len(clips))
-        got = np.concatenate(
-            [learnt(clips.features(part)).numpy() for part in np.array_split(at, len(at) // BATCH + 1)]
-        )
+        got = np.concatenate([learnt(heard(clips, part)).numpy() for part in np.array_split(at, len(at) // BATCH + 1)])
         r = {f"r of {d}": tables.FIGURES["r"](got[:, i], clips.mean[:, i]) for i, d in enumerate(DIMENSIONS)}
         before, predictor.model.encoder.tokens = predictor.model.encoder.tokens, count
         speed = 1 / seconds_per_window(predictor, windows, False)

@@ -15,10 +15,10 @@ from torch import Tensor
 from sqllm import DIMENSIONS
 from sqllm.audio.degrade import Impairment
 from sqllm.audio.io import to_int16
+from sqllm.corpus.shards import samples
 from sqllm.errors import UsageError
 from sqllm.model.scoring import moments
 from sqllm.training.data import panel_mos
-from sqllm.training.features import samples
 
 BATCH = 8
 

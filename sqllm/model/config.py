@@ -32,6 +32,7 @@ class ModelConfig:
     lora: LoRA | None = field(default_factory=LoRA)
     quantization: str | None = None  # or "nf4"
     score_layers: int | None = None  # scores are read after so many layers of the language model; None: after all
+    checklist: bool = True  # names faults (`sqllm.model.checklist`) before it answers in words
 
     def __post_init__(self):
         if isinstance(self.lora, dict):
@@ -66,9 +67,13 @@ PRESETS = {
         language_model="meta-llama/Llama-3.1-8B-Instruct",
         encoder_training="query",
         quantization="nf4",
+        checklist=False,
     ),
     "paper-whisper": ModelConfig(
-        encoder="openai/whisper-large-v2", language_model="meta-llama/Llama-3.1-8B-Instruct", quantization="nf4"
+        encoder="openai/whisper-large-v2",
+        language_model="meta-llama/Llama-3.1-8B-Instruct",
+        quantization="nf4",
+        checklist=False,
     ),
 }
 
@@ -83,8 +88,15 @@ def resolve(name: str | Path) -> Path:
             return path
     shipped = ", ".join(sorted(p.name for p in PRESET_ROOT.iterdir())) if PRESET_ROOT.is_dir() else "none"
     if str(name) in PRESETS:
-        raise UsageError(f"the preset {str(name)!r} has no weights that ship, and `sqllm train` cannot train it yet")
+        raise UsageError(f"the preset {name} has no weights that ship: `sqllm train --preset {name}` can train it")
     raise UsageError(f"no model {str(name)!r}: give a model directory, or one of those that ship: {shipped}")
+
+
+def base(name: str | Path) -> tuple[ModelConfig, Path | None]:
+    """The configuration to train with, and the directory of its base models; a preset names them on the hub."""
+    if str(name) in PRESETS:
+        return PRESETS[str(name)], None
+    return ModelConfig.load(directory := resolve(name)), directory
 
 
 def trained(name: str | Path) -> Path:

@@ -6,6 +6,8 @@ over clips in numpy. Input is [B, samples] float32 at 16 kHz, level untouched.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
@@ -34,7 +36,10 @@ class ASTLogMel(nn.Module):
 
     def __init__(self, mel_bins: int, frames: int, mean: float = -4.2677393, std: float = 4.5689974):
         super().__init__()
-        filters = mel_filter_bank(257, mel_bins, 20.0, 8000.0, RATE, mel_scale="kaldi", triangularize_in_mel_space=True)
+        with warnings.catch_warnings(action="ignore"):  # the lowest of AST's 128 filters are narrower than a bin
+            filters = mel_filter_bank(
+                257, mel_bins, 20.0, 8000.0, RATE, mel_scale="kaldi", triangularize_in_mel_space=True
+            )
         self.register_buffer("filters_FM", torch.tensor(filters, dtype=torch.float32), persistent=False)
         self.register_buffer("window", torch.hann_window(400, periodic=False), persistent=False)
         self.frames, self.mean, self.std = frames, mean, std

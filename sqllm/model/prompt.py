@@ -31,7 +31,7 @@ def measured(facts: str) -> str:
 
 
 def written(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{d} {scores[d]:.1f}" for d in DIMENSIONS) + "."
+    return ", ".join(f"{d} {scores[d]:.1f}" for d in DIMENSIONS if d in scores) + "."
 
 
 class Prompt:

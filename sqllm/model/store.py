@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import accelerate
@@ -44,6 +45,8 @@ from sqllm.model.prompt import QUESTIONS, RATE_IT, Prompt
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 
 transformers_logging.disable_progress_bar()  # of loading weights: seconds at most
+transformers_logging.set_verbosity_error()  # a classifier's head is left out on purpose
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries: what fails in the end is said by `_from_hub`
 PREPROCESSING = 1  # raise it when the way from bytes to features changes scores
 
 
@@ -60,6 +63,13 @@ def _from_hub(what: str, name, load):
             f"the {what} {str(name)!r} could not be loaded: give a directory, or a name that this machine can fetch "
             f"from the model hub ({str(error).splitlines()[0]})"
         ) from None
+
+
+def check_bases(config: ModelConfig, directory: Path | None) -> None:
+    """UsageError where a base model is neither a directory nor fetched from the hub."""
+    for what in ("encoder", "language_model"):
+        path = _base_path(getattr(config, what), directory)
+        _from_hub(what.replace("_", " "), path, partial(AutoConfig.from_pretrained, path))
 
 
 def load_encoder(config: ModelConfig, directory: Path | None = None) -> AudioEncoder:
@@ -82,8 +92,10 @@ def load_encoder(config: ModelConfig, directory: Path | None = None) -> AudioEnc
     return encoder
 
 
-def load_language_model(config: ModelConfig, directory: Path | None = None, dtype=torch.float32):
-    """The causal LM and its tokenizer."""
+def load_language_model(
+    config: ModelConfig, directory: Path | None = None, dtype=torch.float32, device: str | None = None
+):
+    """The causal LM and its tokenizer. `device`: where 4-bit weights are made and stay; all else is on the CPU."""
     path = _base_path(config.language_model, directory)
     packed = Path(path) / "packed.safetensors"
     tokenizer = _from_hub("tokenizer", path, lambda: AutoTokenizer.from_pretrained(path))
@@ -99,6 +111,7 @@ def load_language_model(config: ModelConfig, directory: Path | None = None, dtyp
     if config.quantization == "nf4":
         options |= {
             "dtype": torch.bfloat16,
+            "device_map": device and {"": device},
             "quantization_config": BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=torch.bfloat16,
@@ -108,10 +121,12 @@ def load_language_model(config: ModelConfig, directory: Path | None = None, dtyp
     return lm, tokenizer
 
 
-def create(config: ModelConfig, directory: Path | None = None, dtype=torch.float32) -> SpeechQualityLLM:
-    """A model before training: base weights, fresh projector and LoRA."""
+def create(
+    config: ModelConfig, directory: Path | None = None, dtype=torch.float32, device: str | None = None
+) -> SpeechQualityLLM:
+    """A model before training: base weights, fresh projector and LoRA. `device`: see `load_language_model`."""
     encoder = load_encoder(config, directory)
-    lm, tokenizer = load_language_model(config, directory, dtype)
+    lm, tokenizer = load_language_model(config, directory, dtype, device)
     language = LanguageModel(lm, config.score_layers)
     if config.lora:
         language.add_lora(config.lora)
@@ -189,19 +204,26 @@ def base_hashes(config: ModelConfig, directory: Path | None) -> dict[str, dict[s
 
 
 def save(model: SpeechQualityLLM, directory: str | Path, source: Path | None = None, dtype=torch.float16) -> Path:
-    """Write configuration and trained weights.
+    """Write configuration, trained weights and what they belong to (`complete`)."""
+    save_trained(model, Path(directory), dtype)
+    return complete(Path(directory), source)
 
-    Base models that lie inside `source` are copied: the directory is whole.
-    """
-    directory = Path(directory)
+
+def save_trained(model: SpeechQualityLLM, directory: Path, dtype=torch.float16) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     model.config.save(directory)
-    for name in (model.config.encoder, model.config.language_model):
-        if source and (source / name).is_dir() and (source / name).resolve() != (directory / name).resolve():
-            shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
     state = {n: p.to(dtype).contiguous().cpu() for n, p in trained_state(model).items()}
     save_file(state, directory / TRAINED)
-    (directory / "base.json").write_text(json.dumps(base_hashes(model.config, directory), indent=2) + "\n")
+
+
+def complete(directory: Path, source: Path | None = None) -> Path:
+    """Write which base models the trained weights belong to; those that lie inside `source` are copied, so that the
+    directory is whole."""
+    config = ModelConfig.load(directory)
+    for name in (config.encoder, config.language_model):
+        if source and (source / name).is_dir() and (source / name).resolve() != (directory / name).resolve():
+            shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
+    (directory / "base.json").write_text(json.dumps(base_hashes(config, directory), indent=2) + "\n")
     return directory
 
 
@@ -217,7 +239,7 @@ def load(
         for file, digest in hashes.items():
             if file != "name" and len(found[what]) > 1 and found[what].get(file) != digest:
                 raise UsageError(f"{directory} was trained on another {what}: {file} is not the one it names")
-    model = create(config, directory, torch.float32 if merge and not config.quantization else dtype)
+    model = create(config, directory, torch.float32 if merge and not config.quantization else dtype, device)
     load_trained(model, load_file(directory / TRAINED))
     if merge and not config.quantization:
         model.language.merge_lora()

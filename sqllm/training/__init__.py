@@ -1,88 +1,102 @@
-"""Training in one process, from a simulated corpus to a model directory.
+"""Training in one process, from corpora to a model directory.
 
-1. `features`: the frozen encoder hears every clip once; what the projector needs of it is kept beside the corpus.
-2. `listen`: a projector with context learns to rate a clip and its faults by itself.
-3. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
-4. `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
+1. `corpora`: rated recordings become shards, as simulated clips are from the beginning.
+2. `features`: a frozen encoder hears every clip once; what the projector needs of it is kept beside the corpus.
+3. `listen`: a projector with context learns to rate a clip and its faults by itself.
+4. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
+   `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
+   A model whose scores come from the last layer learns both at once instead (`joint`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
 from sqllm.model import store
-from sqllm.model.config import TRAINED, ModelConfig
-from sqllm.training import features, listen, loop, scores, words
-from sqllm.training.data import read
+from sqllm.model.config import TRAINED, ModelConfig, base
+from sqllm.model.speech_quality_llm import SpeechQualityLLM
+from sqllm.training import corpora, data, features, joint, listen, loop, scores, words
 from sqllm.training.settings import Settings
 
+Tell = Callable[[str, dict, Path | None], None]
 
-def load_config(corpus: Path, bases: Path) -> ModelConfig:
-    """The configuration in `bases`. UsageError where the corpus or the configuration does not do."""
-    config = ModelConfig.load(bases)
+
+def steps(config: ModelConfig, settings: Settings) -> dict[str, int]:
+    """The stages of a model's training. UsageError where its configuration does not do."""
+    if config.lora is None:
+        raise UsageError("the configuration has no lora: without it the language model learns nothing")
+    heard = config.projector == "context" and config.encoder_training == "frozen" and settings.listen_steps
+    first = {"listen": settings.listen_steps} if heard else {}
+    if config.score_layers is None:
+        return first | {"joint": settings.steps}
     if config.encoder_training != "frozen":
         raise UsageError(
-            f"encoder_training is {config.encoder_training!r}: this loop trains with a frozen encoder only"
+            f"encoder_training is {config.encoder_training!r} and score_layers {config.score_layers}: where words are"
+            " learned after scores, the encoder must be frozen (or leave out score_layers)"
         )
-    if config.lora is None or config.score_layers is None:
-        raise UsageError("this loop needs lora and score_layers: words are learned above the layers that give scores")
-    if not any(corpus.glob("clips-*.parquet")):
-        raise UsageError(f"no shards clips-*.parquet in {corpus}: `sqllm corpus simulate` makes them")
-    return config
+    return first | {"scores": settings.score_steps, "words": settings.word_steps}
+
+
+def learn(
+    shards: Sequence[Shards], config: ModelConfig, bases: Path | None, checkpoints: Path, settings: Settings,
+    device: str = "cpu", tell: Tell = lambda stage, line, checkpoint: loop.tell(line, checkpoint),
+    load: loop.Load = loop.in_order,
+) -> SpeechQualityLLM:  # fmt: skip
+    """A model trained on shards, whose features are prepared where the encoder is frozen.
+
+    `tell(stage, figures, checkpoint)` is told how it goes; checkpoints lie in `checkpoints`, and a run that was cut off
+    goes on from them. `load`: see `loop.fit`. Within a process group of `torch.distributed` every worker calls this.
+    """
+    stages = steps(config, settings)
+    key = features.features_key(config, bases)
+    clips = data.read(shards, key)
+    first = bases / TRAINED if bases and not settings.fresh and (bases / TRAINED).is_file() else None
+    faults = any(row.get("chain") is not None for row in clips["train"].rows)
+    config = replace(config, checklist=config.checklist and (first is not None or faults))
+    torch.manual_seed(1)
+    model = store.create(config, bases, torch.bfloat16, device).to(device).train()
+    if first:
+        store.load_trained(model, store.load_file(first), grown=True)
+    if key is None:
+        model.encoder.float()  # what AdamW moves
+    if settings.gradient_checkpointing:
+        for module in (model.language.base, model.encoder.model):
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+    made_with = asdict(replace(settings, parts=settings.parts * loop.workers()[1]))
+    made_with |= {"clips": len(clips["train"]), "features": key, "from": first and store.file_hash(first)}
+    for name in stages:
+        stage = {"listen": listen, "scores": scores, "words": words, "joint": joint}[name]
+        stage.train(model, clips, checkpoints, settings, made_with=made_with, tell=partial(tell, name), load=load)
+    return model
 
 
 def train(
-    corpus: Path,
-    bases: Path,
-    out: Path,
-    settings: Settings,
-    device: str = "cpu",
-    tell: Callable[[str, dict, Path | None], None] = lambda stage, line, checkpoint: loop.tell(line, checkpoint),
-    checkpoints: Path | None = None,
-) -> Path:
-    """Train a model on the shards of `sqllm corpus simulate` and write it to `out`.
+    corpus: str | Path | Sequence[str | Path], base_model: str | Path, out: Path, settings: Settings,
+    device: str = "cpu", columns: Mapping[str, str] | None = None, only: Mapping[str, str] | None = None,
+) -> Path:  # fmt: skip
+    """Train a model and write it to `out`, where its checkpoints lie too; figures go to stdout as lines of JSON.
 
-    `bases` is a directory with the configuration and the base models; where it holds a trained model, training goes on
-    from its weights unless `settings.fresh`. `tell(stage, figures, checkpoint)` is told how it goes; checkpoints lie in
-    `checkpoints` (None: in `out`), and a run that was cut off goes on from them. Within a process group of
-    `torch.distributed` every worker calls this, and the first one writes the model. UsageError where the corpus or the
-    configuration does not do.
+    `corpus`: shards of `sqllm corpus simulate`, or rated recordings (`columns`, `only`: see `corpus.manifest.read`), or
+    several of these. `base_model`: a preset's name or a directory with the configuration and the base models; where it
+    holds a trained model, training goes on from its weights unless `settings.fresh`. UsageError where the corpus or
+    the configuration does not do.
     """
-    config = load_config(corpus, bases)
-    checkpoints = checkpoints or out
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    key = features.features_key(config, bases)
-    features.prepare(config, bases, corpus, key)
-    data = read(corpus, key)
-    torch.manual_seed(1)
-    model = store.create(config, bases, torch.bfloat16).to(device).train()
-    made_with = {"clips": len(data["train"]), "features": key, "batch": settings.batch, "lr": settings.lr, "from": None}
-    made_with["parts"] = settings.parts * loop.workers()[1]
-    if not settings.fresh and (bases / TRAINED).is_file():
-        store.load_trained(model, store.load_file(bases / TRAINED), grown=True)
-        made_with["from"] = store.file_hash(bases / TRAINED)
-    stages = [
-        (listen, settings.listen_steps, 4 * settings.batch),
-        (scores, settings.score_steps, settings.batch),
-        (words, settings.word_steps, max(1, settings.batch // 4)),
-    ]
-    first = 0 if config.projector == "context" and settings.listen_steps else 1
-    for stage, steps, batch in stages[first:]:
-        name = stage.__name__.rpartition(".")[2]
-        stage.train(
-            model,
-            data,
-            checkpoints,
-            made_with,
-            steps,
-            batch,
-            lr=settings.lr,
-            parts=settings.parts,
-            tell=partial(tell, name),
-        )
-    return store.save(model, out, bases) if loop.workers()[0] == 0 else out
+    config, bases = base(base_model)
+    steps(config, settings)
+    names = [str(c) for c in ([corpus] if isinstance(corpus, str | Path) else corpus)]
+    places, todo = corpora.find(names, str(out), columns, only)
+    corpora.tell_problems([problem for task in todo for problem in corpora.make(*task)])
+    shards, key = [Shards.open(place) for place in places], features.features_key(config, bases)
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [(each, name) for each in shards for name in features.missing(each, key)]
+    encoder = features.load_encoder(config, bases) if missing else None
+    for each, name in missing:
+        features.prepare_shard(encoder, each, name, key)
+    return store.save(learn(shards, config, bases, out, settings, device), out, bases)

@@ -1,13 +1,17 @@
-"""A simulated corpus as tensors: pooled features (memory-mapped) and ratings with their spread."""
+"""A corpus to train on, as tensors and facts: what the shards of simulated and of rated clips have in common.
+
+What nobody knows has no loss: a dimension without a rating is NaN, a clip without a reference is never double-ended,
+and of a rated clip the faults are not known.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -18,13 +22,35 @@ from sqllm.audio.io import to_int16
 from sqllm.corpus import ratings
 from sqllm.corpus.manifest import leakage
 from sqllm.corpus.questions import costs
+from sqllm.corpus.shards import Shards, samples
 from sqllm.errors import UsageError
 from sqllm.faults import AUDIBLE, PHRASES
-from sqllm.training.features import features_path, samples
+from sqllm.model.encoder import bucket_length
+from sqllm.model.speech_quality_llm import SpeechQualityLLM
+from sqllm.training.features import features_name, laid
 
-COLUMNS = ["index", "split", "speaker", "chain", "severities", "distillmos", "pesq", *DIMENSIONS]
+COLUMNS = [
+    "index", "recording", "paired", "split", "speaker", "uri", "set", "condition", "chain", "severities",
+    "distillmos", "pesq", "votes", *DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS),
+]  # fmt: skip
 
 WITHHELD = 0.2  # share of clips of which the measured facts are not told
+PRIOR_VOTES = 5  # what the usual spread of votes weighs, beside that of a clip's own votes
+
+
+@dataclass
+class Sound:
+    """Clips as the model takes them: pooled features, or waveforms for an encoder that is trained."""
+
+    x: np.ndarray  # float16 [k, layers, tokens, width], or float32 [k, samples]
+    lengths: np.ndarray | None = None  # of waveforms, in samples
+
+    def features(self, model: SpeechQualityLLM) -> Tensor:
+        """[k, layers, tokens, width] on the model's device."""
+        x = torch.from_numpy(self.x)
+        if self.lengths is not None:
+            return model.features(x, torch.from_numpy(self.lengths))
+        return x.to(model.device).float()
 
 
 @dataclass
@@ -32,55 +58,105 @@ class Clips:
     """Clips of one split. `mean`, `std` [n, 5] are what a panel would say, in the order of `DIMENSIONS`."""
 
     rows: list[dict]
-    shards: list[np.ndarray]  # of features, memory-mapped
-    where: np.ndarray  # [n, 2]: shard, row in it
-    paths: list[Path]
+    corpora: list[Shards]
+    where: list[tuple[int, str, int]]  # of each clip: corpus, shard, row in it
     mean: np.ndarray
     std: np.ndarray
+    paired: np.ndarray  # bool [n]: has a reference
+    key: str | None  # of the pooled features beside the shards; None: waveforms
     _facts: dict[int, dict] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        known = [(w[0], row.get("recording", (w[1], w[2]))) for w, row in zip(self.where, self.rows, strict=True)]
+        first: dict = {}
+        for i, name in enumerate(known):
+            first.setdefault(name, []).append(i)
+        self._recordings = list(first.values())
+        self._pairs = [found for at in self._recordings if (found := [i for i in at if self.paired[i]])]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def features(self, indices, reference: bool = False) -> Tensor:
-        """[k, layers, tokens, width], of the degraded clips or of their references."""
-        x = np.stack([self.shards[s][r, int(reference)] for s, r in self.where[indices]])
-        return torch.from_numpy(x).float()
+    def draw(self, k: int, rng: np.random.Generator, double_ended: float) -> tuple[np.ndarray, bool]:
+        """Numbers of k clips, each recording as likely as the others, and whether they are heard double-ended."""
+        at = _one_of_each(self._recordings, k, rng)
+        double = rng.random() < double_ended and bool(self._pairs)
+        return at if not double or self.paired[at].all() else _one_of_each(self._pairs, k, rng), double
 
-    def chain(self, i: int) -> list[Impairment]:
-        return [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in self.rows[i]["chain"]]
+    def sound(self, indices: Sequence[int], reference: bool = False) -> Sound:
+        """The degraded clips, or their references as an aligner leaves them (`features.laid`)."""
+        if self.key:
+            found, name = [self.where[i] for i in indices], partial(features_name, key=self.key)
+            return Sound(np.stack([self.corpora[c].array_row(name(s), r, int(reference)) for c, s, r in found]))
+        waves = [self.laid(i) if reference else samples(self.flac(i)) for i in indices]
+        lengths = np.array([len(wave) for wave in waves])
+        x = np.zeros((len(waves), bucket_length(int(lengths.max()))), np.float32)
+        for row, wave in zip(x, waves, strict=True):
+            row[: len(wave)] = wave
+        return Sound(x, lengths)
+
+    def laid(self, i: int) -> np.ndarray:
+        rng = np.random.default_rng([self.rows[i]["index"], 0])
+        others = np.flatnonzero(self.paired)
+        own = samples(self.flac(i, "reference"))
+        return laid(own, lambda: samples(self.flac(rng.choice(others), "reference")), rng)
+
+    def flac(self, i: int, column: str = "audio") -> bytes:
+        corpus, shard, row = self.where[i]
+        return self.corpora[corpus].value(shard, row, column)
+
+    def chain(self, i: int) -> list[Impairment] | None:
+        """What was done to the clip, if it is known."""
+        if (chain := self.rows[i].get("chain")) is None:
+            return None
+        return [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in chain]
 
     def facts(self, i: int) -> dict:
         """What is measured of the degraded clip (`evidence.measure`)."""
         if i not in self._facts:
-            self._facts[i] = measure(to_int16(samples(self.audio(i))))
+            self._facts[i] = measure(to_int16(samples(self.flac(i))))
         return self._facts[i]
 
     def told(self, i: int, rng: np.random.Generator) -> str:
         """The facts in words; at times they are withheld, so that the model learns to listen."""
         return "" if rng.random() < WITHHELD else describe(self.facts(i))
 
-    def costs(self, indices) -> Tensor:
-        """[k, faults]: what each fault costs, in the order of `faults.PHRASES`."""
-        found = [costs(self.chain(i)) for i in indices]
-        return torch.tensor([[of.get(name, 0.0) for name in PHRASES] for of in found])
+    def costs(self, indices: Sequence[int]) -> np.ndarray:
+        """[k, faults]: what each fault costs, in the order of `faults.PHRASES`; NaN where nobody knows."""
+        out = np.full((len(indices), len(PHRASES)), np.nan)
+        for row, i in zip(out, indices, strict=True):
+            if (chain := self.chain(i)) is not None:
+                of = costs(chain)
+                row[:] = [of.get(name, 0.0) for name in PHRASES]
+        return out
 
-    def audio(self, i: int) -> bytes:
-        shard, row = self.where[i]
-        return pq.read_table(self.paths[shard], columns=["audio"])["audio"][int(row)].as_py()
+
+def _one_of_each(groups: list[list[int]], k: int, rng: np.random.Generator) -> np.ndarray:
+    drawn = [groups[g] for g in rng.integers(len(groups), size=k)]
+    return np.array([group[rng.integers(len(group))] if len(group) > 1 else group[0] for group in drawn])
 
 
-def agreement(clips: Clips, scores: np.ndarray, costs: np.ndarray) -> dict[str, float]:
-    """How the first clips' scores [n, 5] and costs of faults [n, faults] agree with the truth.
+def agreement(clips: Clips, scores: np.ndarray, costs: np.ndarray | None = None) -> dict[str, float]:
+    """How the first clips' scores [n, 5] and costs of faults [n, faults] agree with the truth, where it is known.
 
-    Pearson r of each dimension, the error of mos; how often the worst fault is the true one, how many of the audible
+    Of each dimension Pearson r and the mean error; how often the worst fault is the true one, how many of the audible
     faults are found (recall), and how many of those found are audible (precision).
     """
-    true, there = clips.mean[: len(scores)], clips.costs(range(len(scores))).numpy()
-    out = {f"r_{d}": np.corrcoef(scores[:, i], true[:, i])[0, 1] for i, d in enumerate(DIMENSIONS)}
+    true, out = clips.mean[: len(scores)], {}
+    for i, d in enumerate(DIMENSIONS):
+        got, rated = scores[:, i], true[:, i]
+        known = np.isfinite(rated)
+        if known.any():
+            out[f"mae_{d}"] = np.abs(got - rated)[known].mean()
+        if known.sum() > 2 and got[known].std() > 0 and rated[known].std() > 0:
+            out[f"r_{d}"] = np.corrcoef(got[known], rated[known])[0, 1]
+    there = clips.costs(range(len(scores)))
+    known = np.isfinite(there).all(1)
+    if costs is None or not (there[known] >= AUDIBLE).any():
+        return out
+    costs, there = costs[known], there[known]
     named, right = costs >= AUDIBLE, there >= AUDIBLE
-    worst = (costs.argmax(1) == there.argmax(1))[right.any(1)].mean()
-    out |= {"mae_mos": np.abs(scores[:, 0] - true[:, 0]).mean(), "worst_fault": worst}
+    out["worst_fault"] = (costs.argmax(1) == there.argmax(1))[right.any(1)].mean()
     return out | {"recall": named[right].mean(), "precision": right[named].mean() if named.any() else 0.0}
 
 
@@ -112,25 +188,50 @@ def _standard(x: np.ndarray) -> np.ndarray:
     return (x - np.nanmean(x)) / max(np.nanstd(x), 1e-6)
 
 
-def read(corpus: Path, key: str) -> dict[str, Clips]:
-    """The splits "train" and "val" of a corpus whose features are prepared."""
-    paths = [p for p in sorted(corpus.glob("clips-*.parquet")) if features_path(p, key).exists()]
-    if not paths:
-        raise UsageError(f"no clips in {corpus} whose features are prepared: `sqllm.training.train` prepares them")
+def panel_spread(rows: list[dict], mean: np.ndarray) -> np.ndarray:
+    """Standard deviation of single votes [n, 5]: that of a clip's own votes, leaning on what is usual at its mean as
+    they are few; what is usual where only the mean is known."""
+    usual = ratings.spread(mean)
+    own = np.array([[row.get(f"{d}_std") for d in DIMENSIONS] for row in rows], float)
+    votes = np.array([row.get("votes") for row in rows], float)[:, None]
+    counted = np.maximum(np.nan_to_num(votes, nan=1e9) - 1, 0)  # not told how many: enough
+    share = counted / (counted + PRIOR_VOTES)
+    return np.where(np.isnan(own), usual, np.sqrt(share * own**2 + (1 - share) * usual**2))
+
+
+def _corpus(number: int, shards: Shards) -> tuple[list[dict], list[tuple[int, str, int]]]:
+    """Rows and places of one corpus."""
     rows, where = [], []
-    for s, path in enumerate(paths):
-        columns = [name for name in COLUMNS if name in pq.read_schema(path).names]  # no teachers with --no-panel
-        for r, row in enumerate(pq.read_table(path, columns=columns).to_pylist()):
-            rows.append(row | {"chain": json.loads(row["chain"]), "severities": json.loads(row["severities"])})
-            where.append((s, r))
+    for name in shards.names():
+        for r, row in enumerate(shards.table(name, COLUMNS).to_pylist()):
+            rows.append(row | {k: json.loads(row[k]) for k in ("chain", "severities") if row.get(k)})
+            where.append((number, name, r))
+    return rows, where
+
+
+def read(corpora: Sequence[Shards], key: str | None) -> dict[str, Clips]:
+    """The splits "train" and "val" of corpora, with the features of `key` where they are prepared (None: waveforms).
+
+    UsageError where one of the splits is empty, or where they leak.
+    """
+    rows, where, means = [], [], []
+    for number, shards in enumerate(corpora):
+        found = _corpus(number, shards)
+        rows, where = rows + found[0], where + found[1]
+        mean = np.array([[row[d] for d in DIMENSIONS] for row in found[0]], float).reshape(-1, len(DIMENSIONS))
+        if any(row.get("chain") is not None for row in found[0]):
+            mean[:, 0] = panel_mos(found[0])
+        means.append(mean)
     if shared := leakage(rows):
-        raise UsageError(f"{corpus} would be judged by what it trains on: {shared}")
-    shards, where = [np.load(features_path(p, key), mmap_mode="r") for p in paths], np.array(where)
-    mean = np.array([[row[d] for d in DIMENSIONS] for row in rows])
-    mean[:, 0] = panel_mos(rows)
-    std, split = ratings.spread(mean), np.array([row["split"] for row in rows])
-    return {
-        name: Clips([rows[i] for i in at], shards, where[at], paths, mean[at], std[at])
+        raise UsageError(f"the corpus would be judged by what it trains on: {shared}")
+    mean, split = np.concatenate(means), np.array([row["split"] for row in rows])
+    std, paired = panel_spread(rows, mean), np.array([row.get("paired", True) for row in rows])
+    out = {
+        name: Clips([rows[i] for i in at], list(corpora), [where[i] for i in at], mean[at], std[at], paired[at], key)
         for name in ("train", "val")
         for at in [np.flatnonzero(split == name)]
     }
+    for name, clips in out.items():
+        if not len(clips):
+            raise UsageError(f"no clip of the corpus is in the split {name}")
+    return out

@@ -1,26 +1,24 @@
-"""Pooled features of a simulated corpus, computed once: the encoder is frozen, so no step of training needs it again.
+"""Pooled features of a corpus, computed once: while the encoder is frozen, no step of training needs it again.
 
 Beside each shard `clips-00000.parquet` a file `clips-00000.KEY.npy`, whose key names encoder, layers and tokens:
-float16 [clips, 2, layers, tokens, width], of the degraded clip and of its reference. The reference is laid as the
-aligner leaves it: delay and drift are gone but for up to 10 ms, and now and then (`WRONG`) it is another clip's, so
-that the model learns how far to trust it.
+float16 [clips, 2, layers, tokens, width], of the degraded clip and of its reference (zeros where it has none). The
+reference is laid as the aligner leaves it: delay and drift are gone but for up to 10 ms, and now and then (`WRONG`) it
+is another clip's, so that the model learns how far to trust it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-import soundfile as sf
 import torch
 from torch import Tensor
 
 from sqllm.audio import RATE
+from sqllm.corpus.shards import Shards, samples
 from sqllm.model import store
 from sqllm.model.config import ModelConfig
 from sqllm.model.encoder import AudioEncoder, bucket_length
@@ -29,17 +27,16 @@ WRONG = 0.04
 OFF = RATE // 100
 
 
-def features_path(shard: Path, key: str) -> Path:
-    return shard.with_suffix(f".{key}.npy")
+def features_name(shard: str, key: str) -> str:
+    return f"{shard.removesuffix('.parquet')}.{key}.npy"
 
 
-def features_key(config: ModelConfig, bases: Path) -> str:
+def features_key(config: ModelConfig, bases: Path | None) -> str | None:
+    """None where the encoder is trained: then it hears the clips in every step."""
+    if config.encoder_training != "frozen":
+        return None
     parts = [store.base_hashes(config, bases)["encoder"], config.encoder_layers, config.audio_tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
-
-
-def samples(flac: bytes) -> np.ndarray:
-    return sf.read(io.BytesIO(flac), dtype="float32")[0]
 
 
 @torch.inference_mode()
@@ -50,44 +47,34 @@ def encode(encoder: AudioEncoder, x: np.ndarray) -> Tensor:
     return encoder(padded, torch.tensor([len(x)]))[0]
 
 
-def laid(references: list[np.ndarray], i: int, rng: np.random.Generator) -> np.ndarray:
-    """The reference of clip i, as the aligner may leave it."""
-    x, n = references[i], len(references[i])
-    if rng.random() < WRONG:
-        x = np.resize(references[rng.integers(len(references))], n)
+def laid(reference: np.ndarray, another: Callable[[], np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A reference as the aligner may leave it; `another()` gives that of another clip."""
+    x = np.resize(another(), len(reference)) if rng.random() < WRONG else reference
     shift = int(rng.integers(-OFF, OFF + 1)) if rng.random() < 0.5 else 0
     return np.roll(x, shift)
 
 
-def missing(corpus: Path, key: str) -> list[Path]:
+def missing(shards: Shards, key: str | None) -> list[str]:
     """The shards whose features are not there yet."""
-    return [shard for shard in sorted(corpus.glob("clips-*.parquet")) if not features_path(shard, key).exists()]
+    there = shards.files() if key else set()
+    return [name for name in shards.names() if key and features_name(name, key) not in there]
 
 
-def prepare(config: ModelConfig, bases: Path, corpus: Path, key: str) -> None:
-    """Compute what is missing."""
-    if todo := missing(corpus, key):
-        encoder = load_encoder(config, bases)
-        for shard in todo:
-            prepare_shard(encoder, shard, key)
-
-
-def load_encoder(config: ModelConfig, bases: Path) -> AudioEncoder:
+def load_encoder(config: ModelConfig, bases: Path | None) -> AudioEncoder:
     encoder = store.load_encoder(config, bases).eval()
     encoder.model.to(torch.bfloat16)
     return encoder
 
 
-def prepare_shard(encoder: AudioEncoder, shard: Path, key: str) -> None:
+def prepare_shard(encoder: AudioEncoder, shards: Shards, name: str, key: str) -> None:
     """Write the features of one shard; they appear whole or not at all."""
-    table = pq.read_table(shard, columns=["index", "audio", "reference"]).to_pylist()
-    references = [samples(row["reference"]) for row in table]
-    out = np.empty((len(table), 2, encoder.depth, encoder.tokens, encoder.width), np.float16)
-    for i, row in enumerate(table):
+    table = shards.table(name, ["index", "audio", "reference"]).to_pylist()
+    references = [samples(row["reference"]) for row in table if row["reference"]]
+    out = np.zeros((len(table), 2, encoder.depth, encoder.tokens, encoder.width), np.float16)
+    for row, features in zip(table, out, strict=True):
         rng = np.random.default_rng([row["index"], 0])
-        for j, x in enumerate((samples(row["audio"]), laid(references, i, rng))):
-            out[i, j] = encode(encoder, x).float().numpy()
-    path = features_path(shard, key)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
-    np.save(temporary, out)
-    os.replace(temporary, path)
+        features[0] = encode(encoder, samples(row["audio"])).float().numpy()
+        if row["reference"]:
+            x = laid(samples(row["reference"]), lambda rng=rng: references[rng.integers(len(references))], rng)
+            features[1] = encode(encoder, x).float().numpy()
+    shards.write_array(features_name(name, key), out)

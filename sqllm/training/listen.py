@@ -8,6 +8,7 @@ features and labels, and its figures are what the language model has to match.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from sqllm.corpus.ratings import CLEAN
 from sqllm.faults import PHRASES
 from sqllm.model import store
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
-from sqllm.training.data import Clips, agreement
-from sqllm.training.loop import fit
+from sqllm.training.data import Clips, Sound, agreement
+from sqllm.training.loop import Loss, fit
+from sqllm.training.settings import Settings
 
 FAULTS = 4.0  # weight of a fault's error against a score's
 
@@ -35,6 +37,10 @@ class Head(nn.Module):
         self.linear = nn.Linear(projector.linear.out_features, len(PHRASES) + len(DIMENSIONS))
         self.compared = nn.Linear(projector.linear.out_features, len(PHRASES) + len(DIMENSIONS))
 
+    @property
+    def device(self) -> torch.device:
+        return self.linear.weight.device
+
     def forward(self, audio: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor]:
         tokens = self.projector(audio, reference)
         out = self.linear(tokens[0].mean(1))
@@ -44,37 +50,57 @@ class Head(nn.Module):
         return costs, scores + torch.tensor(list(CLEAN.values()), device=out.device)
 
 
-def train(
-    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: dict, steps: int, batch: int = 32,
-    lr: float = 5e-4, double_ended: float = 0.4, **options,
-) -> None:  # fmt: skip
+@dataclass
+class Part:
+    """Of a step: clips, what each fault costs and what they are rated; NaN where nobody knows."""
+
+    audio: Sound
+    reference: Sound | None
+    costs: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass
+class Draw:
+    clips: Clips
+    batch: int
+    double_ended: float = 0.4
+
+    def __call__(self, rng: np.random.Generator) -> Part:
+        at, double = self.clips.draw(self.batch, rng, self.double_ended)
+        reference = self.clips.sound(at, reference=True) if double else None
+        return Part(self.clips.sound(at), reference, self.clips.costs(at), self.clips.mean[at])
+
+
+def train(model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: Settings, **options) -> None:
     """Train the projector in place, with checkpoints in `out`; `options` are those of `fit`."""
-    clips = data["train"]
     model.requires_grad_(False)
     head = Head(model.projector).to(model.device).requires_grad_(True)
 
-    def loss(rng: np.random.Generator) -> Tensor:
-        at = rng.integers(len(clips), size=batch)
-        reference = clips.features(at, reference=True) if rng.random() < double_ended else None
-        costs, scores = head(*_on(model.device, clips.features(at), reference))
-        wrong = scores - torch.from_numpy(clips.mean[at]).to(scores), costs - clips.costs(at).to(costs)
-        return wrong[0].square().mean() + FAULTS * wrong[1].square().mean()
+    def step(part: Part) -> Loss:
+        costs, scores = head(part.audio.features(model), part.reference and part.reference.features(model))
+        value = _error(scores, part.scores) + FAULTS * _error(costs, part.costs)
+        return Loss(value, len(scores), 0)
 
-    figures = partial(validate, head, data["val"])
-    fit(head, loss, out / "listen.pt", steps, lr, seed=3, settings=settings, validate=figures, **options)
+    draw = Draw(data["train"], 4 * settings.batch)
+    fit(head, draw, step, out / "listen.pt", settings.listen_steps, settings, seed=4,
+        validate=partial(validate, model, head, data["val"]), **options)  # fmt: skip
     store.mark_trainable(model)
 
 
-def _on(device: torch.device, *signals: Tensor | None) -> list[Tensor | None]:
-    return [None if x is None else x.to(device) for x in signals]
+def _error(found: Tensor, true: np.ndarray) -> Tensor:
+    """Mean squared error of what is known; zero where nothing is."""
+    wrong = found - torch.from_numpy(true).to(found)
+    return torch.where(wrong.isnan(), 0.0, wrong).square().sum() / max(1, int(np.isfinite(true).sum()))
 
 
 @torch.inference_mode()
-def validate(head: Head, clips: Clips, batch: int = 32) -> dict[str, float]:
+def validate(model: SpeechQualityLLM, head: Head, clips: Clips, batch: int = 32) -> dict[str, float]:
     """`data.agreement` on unseen speakers, single-ended."""
-    device, costs, scores = head.linear.weight.device, [], []
+    costs, scores = [], []
     for first in range(0, len(clips), batch):
-        found = head(clips.features(np.arange(first, min(first + batch, len(clips)))).to(device))
+        at = np.arange(first, min(first + batch, len(clips)))
+        found = head(clips.sound(at).features(model))
         costs.append(found[0].float().cpu())
         scores.append(found[1].float().cpu())
     return agreement(clips, torch.cat(scores).numpy(), torch.cat(costs).numpy())

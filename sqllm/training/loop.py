@@ -1,4 +1,4 @@
-"""The loop that scores and words share: AdamW in float32 over what is trained, bfloat16 in between, and checkpoints.
+"""The loop of all training: AdamW in float32 over what is trained, bfloat16 in between, and checkpoints.
 
 Part k of step s draws from a generator seeded with (seed, s, k), and the parts of a step are divided among the workers
 of `torch.distributed`, where there are any: a run that was cut off goes on as if it had not been, and two workers learn
@@ -11,16 +11,27 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
 from sqllm.errors import UsageError
+from sqllm.training.settings import Settings
 
 EVERY = 8  # reports between two checkpoints
+Load = Callable[[Callable, Iterable[tuple[int, int, int]]], Iterable]
+
+
+class Loss(NamedTuple):
+    """Of a part of a step: the value, and what it was computed from (tokens without padding)."""
+
+    value: Tensor
+    clips: int
+    tokens: int
 
 
 def tell(line: dict, checkpoint: Path | None) -> None:
@@ -35,24 +46,29 @@ def workers() -> tuple[int, int]:
     return 0, 1
 
 
-def fit(
-    model: nn.Module, loss: Callable[[np.random.Generator], Tensor], checkpoint: Path, steps: int, lr: float,
-    seed: int, settings: dict, every: int = 25, validate: Callable[[], dict[str, float]] = dict, parts: int = 1,
-    tell: Callable[[dict, Path | None], None] = tell,
-) -> None:  # fmt: skip
-    """Minimise the mean of `loss(generator)` over the parameters that require a gradient, in place.
+def in_order(draw: Callable, numbers: Iterable[tuple[int, int, int]]) -> Iterator:
+    """The parts of steps, each drawn when it is asked for."""
+    return (draw(np.random.default_rng(number)) for number in numbers)
 
-    A step is `parts` calls of `loss` in each worker, whose gradients are averaged. `tell(figures, checkpoint)` gets
-    the figures of every `every` steps, and with every checkpoint those of `validate` too, in all workers at once; the
-    first worker writes the checkpoint. Goes on from `checkpoint` where it exists; UsageError where that was made with
-    other `settings`. LoRA learns with `lr`, what starts from nothing (projector, norms) three times as fast.
+
+def fit(
+    model: nn.Module, draw: Callable[[np.random.Generator], Any], loss: Callable[[Any], Loss],
+    checkpoint: Path, steps: int, settings: Settings, seed: int, made_with: dict, every: int = 25,
+    validate: Callable[[], dict[str, float]] = dict, tell: Callable[[dict, Path | None], None] = tell,
+    load: Load = in_order,
+) -> None:  # fmt: skip
+    """Minimise the mean of `loss(draw(generator))` over the parameters that require a gradient, in place.
+
+    A step is `settings.parts` calls of `loss` in each worker, whose gradients are averaged. `draw` touches no model and
+    can be pickled: `load(draw, numbers)` may call it anywhere, as long as the results come in the order of `numbers`.
+    `tell(figures, checkpoint)` gets the figures of every `every` steps, and with every checkpoint those of `validate`
+    too, in all workers at once; the first worker writes the checkpoint. Goes on from `checkpoint` where it exists;
+    UsageError where that was `made_with` other things. `model` has a `device`.
     """
-    rank, size = workers()
+    (rank, size), parts, device = workers(), settings.parts, model.device
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    groups = [{"params": [p for n, p in named.items() if (".lora_" in n) == lora], "lr": lr * (1 if lora else 3)}
-              for lora in (True, False)]  # fmt: skip
-    adamw = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=0.01, betas=(0.9, 0.98))
-    warmup = min(100, steps // 10 + 1)
+    adamw = torch.optim.AdamW(_groups(named, settings), weight_decay=settings.weight_decay, betas=(0.9, 0.98))
+    warmup = min(settings.warmup, steps // 10 + 1)
 
     def factor(step: int) -> float:
         return min((step + 1) / warmup, 0.02 + 0.49 * (1 + math.cos(math.pi * min(step / steps, 1))))
@@ -60,21 +76,25 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
     start = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=next(iter(named.values())).device)
-        if state["settings"] != settings:
-            raise UsageError(f"{checkpoint} was made with other settings ({state['settings']}): give another --out")
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        if state["made_with"] != made_with:
+            raise UsageError(f"{checkpoint} was made with other settings ({state['made_with']}): give another --out")
         model.load_state_dict(state["model"], strict=False)
         adamw.load_state_dict(state["optimizer"])
         start = state["step"]
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor, last_epoch=start - 1)
-    began, losses = time.time(), []
+    mine = range(rank * parts, (rank + 1) * parts)
+    drawn = iter(load(draw, [(seed, step, part) for step in range(start, steps) for part in mine]))
+    began = since = time.time()
+    losses, clips, tokens = [], 0, 0
     for step in range(start, steps):
         torch.manual_seed(1000 * seed + step)  # of dropout
-        for part in range(rank * parts, (rank + 1) * parts):
-            with torch.autocast(next(iter(named.values())).device.type, torch.bfloat16):
-                value = loss(np.random.default_rng([seed, step, part]))
-            (value / parts).backward()
-            losses.append(value.item())
+        for _ in mine:
+            with torch.autocast(device.type, torch.bfloat16):
+                found = loss(next(drawn))
+            (found.value / parts).backward()
+            losses.append(found.value.item())
+            clips, tokens = clips + found.clips, tokens + found.tokens
         if size > 1:
             _average([p.grad if p.grad is not None else torch.zeros_like(p) for p in named.values()])
         torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
@@ -83,21 +103,32 @@ def fit(
         adamw.zero_grad(set_to_none=True)
         last = step + 1 == steps
         if (step + 1) % every == 0 or last:
-            mean = torch.tensor([np.mean(losses)], device=next(iter(named.values())).device)
+            mean = torch.tensor([np.mean(losses), clips, tokens], device=device)
             if size > 1:
                 _average([mean])
-            line = {"step": step + 1, "loss": float(mean), "s": time.time() - began}
-            losses, saved = [], None
+            took = time.time() - since
+            line = {"step": step + 1, "loss": float(mean[0]), "s": time.time() - began}
+            line |= {"clips_per_s": size * float(mean[1]) / took, "tokens_per_s": size * float(mean[2]) / took}
+            saved = None
             if (step + 1) % (EVERY * every) == 0 or last:
-                line |= {k: float(v) for k, v in validate().items()}
+                line |= {k: float(v) for k, v in validate().items() if math.isfinite(v)}
                 saved = checkpoint
                 if rank == 0:
                     weights = {n: p.detach() for n, p in named.items()}
                     temporary = checkpoint.with_suffix(".tmp")
-                    state = {"model": weights, "optimizer": adamw.state_dict(), "step": step + 1, "settings": settings}
-                    torch.save(state, temporary)
+                    state = {"model": weights, "optimizer": adamw.state_dict(), "step": step + 1}
+                    torch.save(state | {"made_with": made_with}, temporary)
                     os.replace(temporary, checkpoint)
             tell(line, saved)
+            losses, clips, tokens, since = [], 0, 0, time.time()
+
+
+def _groups(named: dict[str, nn.Parameter], settings: Settings) -> list[dict]:
+    """Parameters by what they start from: something that was trained, or nothing."""
+    made = {n for n in named if ".lora_" in n or n.startswith("encoder.")}
+    old, new = ([p for n, p in named.items() if (n in made) == is_made] for is_made in (True, False))
+    groups = {"params": old, "lr": settings.lr}, {"params": new, "lr": settings.lr * settings.fresh_lr}
+    return [group for group in groups if group["params"]]
 
 
 def _average(tensors: list[Tensor]) -> None:

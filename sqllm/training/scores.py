@@ -1,13 +1,15 @@
-"""First the scores: projector, score norm and the LoRA of the layers below `score_layers` learn the answer tree, and
-the checklist of faults.
+"""Scores: projector, score norm and the LoRA that they pass through learn the answer tree and the checklist of faults.
 
 The loss is the cross-entropy between the tree's 41 leaves and a panel's distribution (`soft_target` of mean and
-spread), and between the checklist's digits and the true strengths; what is said beside them counts against it. A batch
-is single- or double-ended, and may hold a second listener beside the panel, whose targets follow his profile.
+spread), and between the checklist's digits and the true strengths; what is said beside them counts against it. What
+nobody rated has no loss. A batch is single- or double-ended, and may hold a second listener beside the panel, whose
+targets follow his profile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,61 +20,114 @@ from torch import Tensor
 from sqllm.audio.evidence import describe
 from sqllm.corpus.profiles import Profile, load_profiles
 from sqllm.model import checklist, store
-from sqllm.model.checklist import check
+from sqllm.model.checklist import check, lay_out
 from sqllm.model.scoring import moments, soft_target
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
-from sqllm.training.data import Clips, agreement
-from sqllm.training.loop import fit
+from sqllm.training.data import Clips, Sound, agreement
+from sqllm.training.loop import Loss, fit
+from sqllm.training.settings import Settings
+
+CHECKED = 2.0  # weight of the checklist beside the tree
+LISTENERS = 0.4  # share of batches with a second listener
 
 
-def targets(clips: Clips, at: np.ndarray, profile: Profile | None) -> Tensor:
+def trained_profiles() -> list[Profile]:
+    return [p for p in load_profiles().values() if p.trained]
+
+
+@dataclass
+class Part:
+    """Of a step: clips, and what they should be given."""
+
+    audio: Sound
+    reference: Sound | None
+    listeners: list[str]
+    target: np.ndarray  # [k, listeners, 5, 41], NaN where nobody knows
+    checked: list[int]  # the clips whose checklist is learned,
+    facts: list[str]  # what is told of them,
+    costs: np.ndarray  # and their faults [checked, faults]
+
+
+def targets(clips: Clips, at: Sequence[int], profile: Profile | None) -> np.ndarray:
     """[k, 5, 41] of the panel, or of one listener."""
     mean, std = clips.mean[at], clips.std[at]
     if profile:
         mean, std = profile.target(mean, std)
-    return soft_target(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+    return soft_target(torch.from_numpy(mean).float(), torch.from_numpy(std).float()).numpy()
+
+
+@dataclass
+class Draw:
+    clips: Clips
+    batch: int
+    checklist: bool
+    double_ended: float = 0.3
+
+    def __call__(self, rng: np.random.Generator) -> Part:
+        return self.part(*self.clips.draw(self.batch, rng, self.double_ended), rng)
+
+    def part(self, at: np.ndarray, double: bool, rng: np.random.Generator) -> Part:
+        clips, profiles = self.clips, trained_profiles()
+        heard = [None]  # the panel
+        if rng.random() < LISTENERS:
+            heard.append(profiles[rng.integers(len(profiles))])
+        target = np.stack([targets(clips, at, p) for p in heard], axis=1)
+        half = range(max(1, len(at) // 2) if self.checklist else 0)  # the checklist is longer than the tree
+        checked = [b for b in half if clips.chain(at[b]) is not None]
+        return Part(
+            clips.sound(at), clips.sound(at, reference=True) if double else None, [p.words if p else "" for p in heard],
+            target, checked, [clips.told(at[b], rng) for b in checked], clips.costs(at[checked]),
+        )  # fmt: skip
+
+
+def loss(model: SpeechQualityLLM, part: Part, audio: Tensor, reference: Tensor | None) -> Loss:
+    """`audio`, `reference`: pooled features of the part's clips."""
+    log = model.score(audio, reference, part.listeners)
+    target = torch.from_numpy(part.target).to(log.device)
+    known = target.isfinite().all(-1)
+    value = -(target.nan_to_num() * log).sum(-1)[known].mean()
+    segments = model.prompt.rating(reference is not None)
+    prefix = sum(model.config.audio_tokens if isinstance(s, str) else len(s) for s in segments)
+    tokens = len(audio) * (prefix + len(model.tree(tuple(part.listeners))))
+    if part.checked:
+        under = None if reference is None else reference[part.checked]
+        log = check(model, part.facts, audio[part.checked], under)
+        target = checklist.target(torch.from_numpy(part.costs).float()).to(log.device)
+        value = value - CHECKED * (target * log).sum(-1).mean()
+        tokens += sum(len(lay_out(model, facts, reference is not None).ids) for facts in part.facts)
+    return Loss(value, len(audio), tokens)
 
 
 def train(
-    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: dict, steps: int, batch: int = 8,
-    lr: float = 5e-4, double_ended: float = 0.3, listeners: float = 0.4, checked: float = 2.0, **options,
+    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: Settings, **options
 ) -> None:  # fmt: skip
     """Train in place, with checkpoints in `out`; `options` are those of `fit`."""
-    clips, profiles = data["train"], [p for p in load_profiles().values() if p.trained]
 
-    def loss(rng: np.random.Generator) -> Tensor:
-        at = rng.integers(len(clips), size=batch)
-        heard = [None]  # the panel
-        if rng.random() < listeners:
-            heard.append(profiles[rng.integers(len(profiles))])
-        reference = clips.features(at, reference=True) if rng.random() < double_ended else None
-        log = model.score(clips.features(at), reference, [p.words if p else "" for p in heard])
-        target = torch.stack([targets(clips, at, p) for p in heard], dim=1)
-        value = -(target.to(log.device) * log).sum(-1).mean()
-        part = slice(batch // 2 or 1)  # the checklist is longer than the tree
-        facts = [clips.told(i, rng) for i in at[part]]
-        log = check(model, facts, clips.features(at[part]), None if reference is None else reference[part])
-        return value - checked * (checklist.target(clips.costs(at[part])).to(log.device) * log).sum(-1).mean()
+    def step(part: Part) -> Loss:
+        return loss(model, part, part.audio.features(model), part.reference and part.reference.features(model))
 
     store.mark_trainable(model, "scores")
-    figures = partial(validate, model, data["val"])
-    fit(model, loss, out / "scores.pt", steps, lr, seed=1, settings=settings, validate=figures, **options)
+    draw = Draw(data["train"], settings.batch, model.config.checklist)
+    fit(model, draw, step, out / "scores.pt", settings.score_steps, settings, seed=1,
+        validate=partial(validate, model, data["val"]), **options)  # fmt: skip
     store.mark_trainable(model)
 
 
 @torch.inference_mode()
 def validate(model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int = 16) -> dict[str, float]:
-    """`data.agreement` on unseen speakers, and the mean mass on the leaves."""
+    """`data.agreement` on clips that are not trained on, and the mean mass on the leaves."""
     model.eval()
     means, masses, costs = [], [], []
     for first in range(0, min(most, len(clips)), batch):
         at = np.arange(first, min(first + batch, most, len(clips)))
         with torch.autocast(model.device.type, torch.bfloat16):
-            mean, _, mass = moments(model.score(clips.features(at)))
-            costs.append(check(model, [describe(clips.facts(i)) for i in at], clips.features(at)))
+            audio = clips.sound(at).features(model)
+            mean, _, mass = moments(model.score(audio))
+            if model.config.checklist:
+                costs.append(check(model, [describe(clips.facts(i)) for i in at], audio))
         means.append(mean[:, 0])
         masses.append(mass)
     model.train()
-    found = np.array([list(c.values()) for c in checklist.costs(torch.cat(costs))])
+    found = np.array([list(c.values()) for c in checklist.costs(torch.cat(costs))]) if costs else None
     figures = agreement(clips, torch.cat(means).float().cpu().numpy(), found)
     return figures | {"mass": float(torch.cat(masses).mean())}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -9,8 +9,22 @@ class Settings:
 
     score_steps: int = 2000
     word_steps: int = 1000
-    batch: int = 8  # clips in a part of a step of `scores`; a quarter of that in one of `words`
-    parts: int = 1  # of a step, in each worker: gradients are accumulated over them
-    lr: float = 5e-4
     listen_steps: int = 4000  # of a projector with context, on four times as many clips; 0: it can listen already
+    steps: int = 10240  # of a model without `score_layers`, which learns scores and words together
+    batch: int = 8  # clips in a part of a step; a quarter of that where words are learned apart
+    parts: int = 1  # of a step, in each worker: gradients are accumulated over them
+    lr: float = 5e-4  # of LoRA and of encoder weights
+    fresh_lr: float = 3.0  # what starts from nothing (projector, norms) learns so many times as fast
+    warmup: int = 100
+    weight_decay: float = 0.01
+    gradient_checkpointing: bool = False  # less memory for more computing
     fresh: bool = False  # leave the weights that the base was trained to
+
+    @classmethod
+    def of(cls, base: str, **given) -> Settings:
+        """What is usual for this base, but for what is given (not None)."""
+        return replace(PRESETS.get(base, cls()), **{name: value for name, value in given.items() if value is not None})
+
+
+PAPER = Settings(batch=4, lr=4e-5, fresh_lr=1.0, warmup=128, gradient_checkpointing=True)
+PRESETS = {"paper": PAPER, "paper-whisper": PAPER}

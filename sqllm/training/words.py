@@ -1,4 +1,4 @@
-"""Then the words: the LoRA above `score_layers` learns to answer questions; what gives the scores is left as it is.
+"""Words: LoRA learns to answer questions. Above `score_layers` it leaves alone what gives the scores.
 
 Several questions about one clip follow the same prefix as branches that do not see each other, so that the audio and
 what is known of it are computed once. The tokens are those that `sqllm.model.answering` feeds and generates; only the
@@ -7,6 +7,9 @@ answer's tokens count in the loss.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +17,99 @@ import torch
 from torch import Tensor
 
 from sqllm import DIMENSIONS
-from sqllm.corpus.profiles import Profile, load_profiles
-from sqllm.corpus.questions import Clip, draw
+from sqllm.corpus import paper_tasks, questions
+from sqllm.corpus.profiles import Profile
+from sqllm.corpus.questions import Clip, Dialogue
+from sqllm.faults import phrase
 from sqllm.model import store
 from sqllm.model.branches import Branches, inputs, prefix_ids
 from sqllm.model.prompt import known
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
-from sqllm.training.data import Clips
-from sqllm.training.loop import fit
+from sqllm.training.data import Clips, Sound
+from sqllm.training.loop import Loss, fit
+from sqllm.training.scores import trained_profiles
+from sqllm.training.settings import Settings
 
 FIRST = 3.0  # weight of an answer's first token: Yes or No hangs on it
 JITTER = 0.2  # of the scores in front of the words: at inference they are the model's own
+LISTENERS = 0.2  # share of batches that are heard by one listener instead of the panel
+BLIND = 0.5  # share of the paper's questions that are asked as it asks them, with nothing known but the audio
 
 
-def example(
-    model: SpeechQualityLLM, clips: Clips, i: int, questions: int, reference: bool, rng, profile: Profile | None = None
-) -> Branches:
-    """Questions about clip i with what is known of it: facts, faults, and scores as the panel or a listener gives."""
-    facts, chain = clips.facts(i), clips.chain(i)
-    mean = profile.target(clips.mean[i], clips.std[i])[0] if profile else clips.mean[i]
-    scores = np.clip(mean + rng.normal(0, JITTER, 5), 1, 5).round(1)
-    scores = dict(zip(DIMENSIONS, scores.tolist(), strict=True))
-    heard = Clip(chain, scores, facts, rng, False).heard
-    context = known(scores, clips.told(i, rng), heard, profile.words if profile else "")
-    prefix, _ = prefix_ids(model.prompt, context, model.config.audio_tokens, reference)
-    dialogues = [draw(chain, scores, facts, rng) for _ in range(questions)]
+@dataclass
+class Asked:
+    """About one clip."""
+
+    context: str  # what is known
+    dialogues: list[Dialogue]
+
+
+@dataclass
+class Part:
+    """Of a step: clips, and what is asked about each."""
+
+    audio: Sound
+    reference: Sound | None
+    asked: list[Asked]
+
+
+@dataclass
+class Draw:
+    clips: Clips
+    batch: int
+    checklist: bool  # whether the model names faults before it answers
+    questions: int = 4  # about each clip
+    paper: float = 0.2  # share of clips that are asked the paper's questions, though their faults are known
+    double_ended: float = 0.25
+
+    def __call__(self, rng: np.random.Generator) -> Part:
+        at, double = self.clips.draw(self.batch, rng, self.double_ended)
+        reference = self.clips.sound(at, reference=True) if double else None
+        return Part(self.clips.sound(at), reference, self.asked(at, double, rng))
+
+    def asked(self, at: Sequence[int], double: bool, rng: np.random.Generator) -> list[Asked]:
+        profiles = trained_profiles()
+        profile = profiles[rng.integers(len(profiles))] if rng.random() < LISTENERS else None
+        return [self._about(i, double, rng, profile) for i in at]
+
+    def _about(self, i: int, double: bool, rng: np.random.Generator, profile: Profile | None) -> Asked:
+        """Questions about clip i with what is known of it: facts, faults, scores as the panel or a listener gives."""
+        clips, chain = self.clips, self.clips.chain(i)
+        mean = profile.target(clips.mean[i], clips.std[i])[0] if profile else clips.mean[i]
+        ask_paper = chain is None or rng.random() < self.paper
+        blind = ask_paper and not profile and rng.random() < BLIND
+        written = mean if blind else np.clip(mean + rng.normal(0, JITTER, 5), 1, 5).round(1)
+        scores = {d: float(s) for d, s in zip(DIMENSIONS, written, strict=True) if np.isfinite(s)}
+        if not scores:  # a listener whose scores follow from ratings that are missing
+            return self._about(i, double, rng, None)
+        clip = None if chain is None else Clip(chain, scores, clips.facts(i), rng, False)
+        context = ""
+        if not blind:
+            heard = clip.heard if clip and self.checklist else ""
+            context = known(scores, clips.told(i, rng), heard, profile.words if profile else "")
+        if ask_paper:
+            faults = clip and [phrase(name, clip.costs[name]) for name in clip.faults]
+            drawn = [paper_tasks.draw(scores, faults, rng, double) for _ in range(self.questions)]
+        else:
+            drawn = [questions.draw(chain, scores, clips.facts(i), rng) for _ in range(self.questions)]
+        return Asked(context, drawn)
+
+
+def pack(model: SpeechQualityLLM, asked: Asked, reference: bool) -> Branches:
+    """In the tokens that `answering.answer` would feed and should generate."""
+    prefix, _ = prefix_ids(model.prompt, asked.context, model.config.audio_tokens, reference)
     return Branches.pack(
-        prefix, [(model.prompt.question(d.question), model.prompt.answer(d.answer)) for d in dialogues]
+        prefix, [(model.prompt.question(d.question), model.prompt.answer(d.answer)) for d in asked.dialogues]
     )
 
 
 def loss(model: SpeechQualityLLM, packed: list[Branches], audio: Tensor, reference: Tensor | None) -> Tensor:
     """Cross-entropy per answer token (the first counts `FIRST`) of a batch of packed clips.
 
-    What the scores pass through gets no gradient.
+    Where scores leave the language model early, what they pass through gets no gradient.
     """
     language, layers = model.language, model.language.score_layers or 0
-    with torch.no_grad():
+    with torch.no_grad() if layers else nullcontext():
         x, mask, positions = inputs(model, packed, audio, reference)
         x = language.run(x, mask, positions, layers) if layers else x
     x = language.run(x, mask, positions, first=layers)
@@ -63,20 +122,17 @@ def loss(model: SpeechQualityLLM, packed: list[Branches], audio: Tensor, referen
     return (each * weights).sum() / weights.sum()
 
 
-def train(
-    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: dict, steps: int, batch: int = 2,
-    questions: int = 4, lr: float = 5e-4, double_ended: float = 0.25, listeners: float = 0.2, **options,
-) -> None:  # fmt: skip
+def train(model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: Settings, **options) -> None:
     """Train in place, with checkpoints in `out`; `options` are those of `fit`."""
-    clips, profiles = data["train"], [p for p in load_profiles().values() if p.trained]
 
-    def step(rng: np.random.Generator) -> Tensor:
-        at = rng.integers(len(clips), size=batch)
-        reference = clips.features(at, reference=True) if rng.random() < double_ended else None
-        profile = profiles[rng.integers(len(profiles))] if rng.random() < listeners else None
-        packed = [example(model, clips, i, questions, reference is not None, rng, profile) for i in at]
-        return loss(model, packed, clips.features(at), reference)
+    def step(part: Part) -> Loss:
+        packed = [pack(model, asked, part.reference is not None) for asked in part.asked]
+        with torch.no_grad():
+            audio, reference = part.audio.features(model), part.reference and part.reference.features(model)
+        value = loss(model, packed, audio, reference)
+        return Loss(value, len(packed), sum(len(p.ids) for p in packed))
 
     store.mark_trainable(model, "words")
-    fit(model, step, out / "words.pt", steps, lr, seed=2, settings=settings, **options)
+    draw = Draw(data["train"], max(1, settings.batch // 4), model.config.checklist)
+    fit(model, draw, step, out / "words.pt", settings.word_steps, settings, seed=2, **options)
     store.mark_trainable(model)

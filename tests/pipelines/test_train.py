@@ -1,16 +1,17 @@
 import json
-import os
-import signal
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
 
-from pipelines.train import train
-from sqllm import training
+from pipelines import train as pipeline
+from pipelines.cli import main
+from sqllm import DIMENSIONS, Predictor, training
 from sqllm.errors import UsageError
 from sqllm.model import store
+from sqllm.model.config import base
 from sqllm.training.settings import Settings
 
 pytest.importorskip("av")
@@ -20,6 +21,10 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def train(corpus, base_model, out, settings, **options):
+    return pipeline.train([str(corpus)], str(base_model), *base(base_model), out, settings, **options)
 
 
 def runs(folder):
@@ -43,7 +48,7 @@ def test_ray_gives_the_losses_of_the_loop_alone(local_ray, corpus, base_model, t
     seen = []
     out = train(corpus, base_model, tmp_path / "ray", settings, watch=lambda *what: seen.append(what))
     together = losses(out) | {100 + k: v for k, v in losses(out, "words.loss").items()}
-    assert list(together.values()) == pytest.approx([line["loss"] for line in alone], abs=2e-3)
+    assert list(together.values()) == pytest.approx([line["loss"] for line in alone], rel=1e-3)
     assert {"scores", "words"} <= {stage for stage, *_ in seen}
     a, b = (store.load_file(folder / "trained.safetensors") for folder in (tmp_path / "alone", out))
     assert all((a[n].float() - b[n].float()).abs().max() < 1e-2 for n in a)
@@ -61,21 +66,22 @@ def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_
         while not killed:
             time.sleep(0.2)
             if list(out.glob("checkpoints/*/checkpoint*/scores.pt")):
-                for process in psutil.process_iter(["cmdline"]):
-                    if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()):
-                        os.kill(process.pid, signal.SIGKILL)
-                        killed.append(process.pid)
-                        break
+                for process in psutil.Process().children(recursive=True):  # no other run's on this machine
+                    with suppress(psutil.Error):
+                        if "RayTrainWorker" in " ".join(process.cmdline()):
+                            process.kill()
+                            killed.append(process.pid)
+                            break
 
     threading.Thread(target=kill, daemon=True).start()
-    train(corpus, base_model, out, Settings(score_steps=450, word_steps=2, batch=2), workers=2)
+    train(corpus, base_model, out, Settings(score_steps=250, word_steps=2, batch=2), workers=2)
     assert killed
-    assert max(losses(out)) == 450 and (out / "trained.safetensors").is_file()
+    assert max(losses(out)) == 250 and (out / "trained.safetensors").is_file()
     assert len(runs(out)) == 1
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(local_ray, corpus, base_model, tmp_path):
-    out, settings = tmp_path / "out", Settings(score_steps=800, word_steps=2, batch=2)
+    out, settings = tmp_path / "out", Settings(score_steps=450, word_steps=2, batch=2)
 
     def stop(stage, done, of, figures):
         known = [file.read_text() for file in out.glob("checkpoints/*/checkpoint_manager_snapshot.json")]
@@ -88,7 +94,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(local_ray, corpus, base_model, t
     steps = []
     train(corpus, base_model, out, settings, resume=True, watch=lambda stage, done, *_: steps.append((stage, done)))
     assert min(done for stage, done in steps if stage == "scores") > 200
-    assert max(losses(out)) == 800 and (out / "trained.safetensors").is_file()
+    assert max(losses(out)) == 450 and (out / "trained.safetensors").is_file()
     assert [run.info.status for run in runs(out)] == ["FINISHED"]
 
 
@@ -99,3 +105,44 @@ def test_a_run_that_was_stopped_is_gone_on_with(local_ray, corpus, base_model, t
 def test_what_cannot_be_is_said(local_ray, corpus, base_model, tmp_path, options, reason):
     with pytest.raises(UsageError, match=reason):
         train(corpus, base_model, tmp_path / "out", Settings(1, 1), **options)
+
+
+def test_the_papers_preset_from_the_command_line(local_ray, nisqa, bases, tmp_path, capfd):
+    """The documented command on miniature bases: a corpus in, a model out, and in MLflow the same model again."""
+    out = tmp_path / "m"
+    command = ["train", "--preset", "paper", "--corpus", str(nisqa), "--out", str(out), "--steps", "3", "--batch", "2"]
+    command += ["--encoder", str(bases / "ast"), "--language-model", str(bases / "llama3")]
+    with pytest.raises(SystemExit) as done:
+        main(command)
+    told = capfd.readouterr()
+    assert done.value.code == 0 and told.out == f"trained: {out}\n" and not told.err
+    config = store.ModelConfig.load(out)
+    assert (config.encoder_training, config.quantization, config.checklist) == ("query", "nf4", False)
+    [run] = runs(out)
+    assert run.data.params["train_clips"] == "13" and run.data.params["lr"] == "4e-05"
+    assert {"joint.r_mos", "joint.mae_noi", "joint.clips_per_s", "joint.tokens_per_s"} <= set(run.data.metrics)
+    last = next(out.glob("checkpoints/*/checkpoint*/trained"))
+    assert {file.name for file in last.iterdir()} == {"config.json", "trained.safetensors"}
+
+    import mlflow
+
+    kept = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
+    assert "training.png" in kept
+    [model] = mlflow.search_logged_models(output_format="list")
+    file = nisqa / "NISQA_TEST_P501/deg/0.wav"
+    [row] = Predictor.load(str(out)).score(file)
+    [again] = mlflow.pyfunc.load_model(model.model_uri).predict([str(file)]).to_dict("records")
+    assert {d: again[d] for d in DIMENSIONS} == {d: row[d] for d in DIMENSIONS} and again["model"] == row["model"]
+    with pytest.raises(SystemExit) as done:
+        main([*command, "--resume", "--batch", "4", "--only", "lang=en"])
+    error = capfd.readouterr().err
+    assert done.value.code == 2 and "batch is 4 and was 2" in error and "only is" in error and "steps" not in error
+
+
+def test_a_base_that_cannot_be_fetched_is_said_in_a_line(nisqa, bases, tmp_path, capfd):
+    with pytest.raises(SystemExit) as done:
+        main(
+            ["train", str(nisqa), "--preset", "paper", "--encoder", str(tmp_path / "ast"), "--out", str(tmp_path / "m")]
+        )
+    error = capfd.readouterr().err
+    assert done.value.code == 2 and error.startswith("sqllm: the encoder") and error.count("\n") == 1

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -6,12 +8,15 @@ from sqllm.errors import UsageError
 from sqllm.evaluation import peers
 
 
+SPEECH = Path(peers.__file__).parents[1] / "samples/clean/welcome-en.flac"
+
+
 @pytest.fixture
-def pair(tmp_path, speech):
-    clean = speech(3.0).numpy()
-    soundfile.write(tmp_path / "clean.wav", clean, 16000)
+def pair(tmp_path):
+    clean, rate = soundfile.read(SPEECH)  # real speech: the peers' networks know nothing else
+    soundfile.write(tmp_path / "clean.wav", clean, rate)
     noise = np.random.default_rng(0).standard_normal(len(clean))
-    soundfile.write(tmp_path / "noisy.wav", clean + 0.05 * noise, 16000)
+    soundfile.write(tmp_path / "noisy.wav", clean + 0.4 * clean.std() * noise, rate)
     return str(tmp_path / "noisy.wav"), str(tmp_path / "clean.wav")
 
 

@@ -9,25 +9,27 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
 from sqllm.model import answering, store
 from sqllm.model.branches import Branches, inputs, prefix_ids
 from sqllm.training import scores, train, words
 from sqllm.training.data import panel_mos, read
-from sqllm.training.features import features_key, features_path, prepare
+from sqllm.training.features import features_key, features_name, load_encoder, missing, prepare_shard
 from sqllm.training.settings import Settings
 from sqllm.training.words import loss
 
 
 def prepared(corpus, base_model):
-    config = store.ModelConfig.load(base_model)
+    config, shards = store.ModelConfig.load(base_model), Shards.open(str(corpus))
     key = features_key(config, base_model)
-    prepare(config, base_model, corpus, key)
-    return read(corpus, key)
+    for name in missing(shards, key):
+        prepare_shard(load_encoder(config, base_model), shards, name, key)
+    return read([shards], key)
 
 
 def test_learns_goes_on_and_saves_a_whole_model(corpus, base_model, tmp_path, capsys):
-    train(corpus, base_model, tmp_path / "a", Settings(30, 6, 4, lr=3e-3))
+    train(corpus, base_model, tmp_path / "a", Settings(30, 6, batch=4, lr=3e-3))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     scores = [line for line in lines if "mass" in line or line["step"] in (25, 30)]
     assert scores[-1]["loss"] < scores[0]["loss"] and 0 <= lines[1]["mass"] <= 1
@@ -39,7 +41,7 @@ def test_learns_goes_on_and_saves_a_whole_model(corpus, base_model, tmp_path, ca
 
 
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, tmp_path, monkeypatch):
-    whole = train(corpus, base_model, tmp_path / "whole", Settings(12, 4, 4))
+    whole = train(corpus, base_model, tmp_path / "whole", Settings(12, 4, batch=4))
     from sqllm.training import loop
 
     real, left = loop.os.replace, [1]
@@ -55,21 +57,21 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, t
     fit = loop.fit
     monkeypatch.setattr("sqllm.training.scores.fit", lambda *a, **k: fit(*a, **k, every=5))
     with pytest.raises(KeyboardInterrupt):
-        train(corpus, base_model, tmp_path / "cut", Settings(12, 4, 4))
+        train(corpus, base_model, tmp_path / "cut", Settings(12, 4, batch=4))
     monkeypatch.undo()
-    cut = train(corpus, base_model, tmp_path / "cut", Settings(12, 4, 4))
+    cut = train(corpus, base_model, tmp_path / "cut", Settings(12, 4, batch=4))
     a, b = (store.load_file(path / "trained.safetensors") for path in (whole, cut))
     for name in a:
         assert torch.allclose(a[name].float(), b[name].float(), atol=1e-6), name
 
 
 def test_a_trained_model_is_gone_on_from_unless_fresh(corpus, base_model, tmp_path):
-    first = train(corpus, base_model, tmp_path / "a", Settings(2, 1, 4))
+    first = train(corpus, base_model, tmp_path / "a", Settings(2, 1, batch=4))
     before = store.load_file(first / "trained.safetensors")
 
     def moved(out, **options):
         after = store.load_file(
-            train(corpus, first, out, Settings(1, 1, 4, lr=1e-6, **options)) / "trained.safetensors"
+            train(corpus, first, out, Settings(1, 1, batch=4, lr=1e-6, **options)) / "trained.safetensors"
         )
         return max(float((after[n].float() - before[n].float()).abs().max()) for n in before)
 
@@ -80,9 +82,9 @@ def test_a_trained_model_is_gone_on_from_unless_fresh(corpus, base_model, tmp_pa
 def test_words_change_no_score(corpus, base_model, tmp_path):
     data = prepared(corpus, base_model)
     model = store.create(store.ModelConfig.load(base_model)).eval()
-    features = data["train"].features(np.arange(4))
+    features = data["train"].sound(np.arange(4)).features(model)
     before = model.score(features).detach()
-    words.train(model, data, tmp_path, {}, steps=3, batch=2, questions=2, lr=1e-2)
+    words.train(model, data, tmp_path, Settings(word_steps=3, lr=1e-2), made_with={})
     assert torch.equal(model.eval().score(features), before)
 
 
@@ -94,7 +96,7 @@ def test_packed_questions_cost_what_each_costs_alone(corpus, base_model):
     pairs = [
         (model.prompt.question(q), model.prompt.answer(a)) for q, a in (("is it noisy?", "No."), ("why?", "Loss."))
     ]
-    audio = clips.features(np.array([0]))
+    audio = clips.sound([0]).features(model)
     both = loss(model, [Branches.pack(prefix, pairs)], audio, None)
     alone = [loss(model, [Branches.pack(prefix, [pair])], audio, None) for pair in pairs]
     weights = [len(answer) - 1 + words.FIRST for _, answer in pairs]
@@ -131,13 +133,13 @@ def test_panel_mos_knows_level():
 
 
 def test_what_cannot_be_trained_is_said(base_model, corpus, tmp_path, config):
-    with pytest.raises(UsageError, match="clips-"):
+    with pytest.raises(UsageError, match="NISQA corpus"):
         train(tmp_path, base_model, tmp_path / "out", Settings())
-    config("ast", encoder_training="query").save(tmp_path)
+    config("ast", encoder_training="query", score_layers=2).save(tmp_path)
     with pytest.raises(UsageError, match="frozen"):
         train(corpus, tmp_path, tmp_path / "out", Settings())
-    config().save(tmp_path)
-    with pytest.raises(UsageError, match="score_layers"):
+    config(lora=None).save(tmp_path)
+    with pytest.raises(UsageError, match="lora"):
         train(corpus, tmp_path, tmp_path / "out", Settings())
 
 
@@ -151,22 +153,22 @@ def test_a_speaker_in_both_splits_is_refused(corpus, base_model, tmp_path):
 
 
 def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_model):
-    config = store.ModelConfig.load(base_model)
-    key = features_key(config, base_model)
-    prepare(config, base_model, corpus, key)
-    path = features_path(corpus / "clips-00000.parquet", key)
-    made, at = np.load(path), path.stat().st_mtime_ns
-    prepare(config, base_model, corpus, key)
-    assert path.stat().st_mtime_ns == at
+    clips = prepared(corpus, base_model)["train"]
+    config, key = store.ModelConfig.load(base_model), clips.key
+    made = np.load(corpus / features_name("clips-00000.parquet", key))
+    assert not missing(Shards.open(str(corpus)), key)
+    _, shard, row = clips.where[-1]
+    made_last = np.load(corpus / features_name(shard, key))
+    assert np.array_equal(clips.sound([0, len(clips) - 1], reference=True).x[1], made_last[row, 1])
     assert made.shape == (24, 2, 3, 8, 64) and np.isfinite(made.astype(np.float32)).all()
     assert features_key(replace(config, audio_tokens=4), base_model) != key
     assert features_key(replace(config, lora=None), base_model) == key
 
 
 def test_a_checkpoint_of_another_run_is_refused(corpus, base_model, tmp_path):
-    train(corpus, base_model, tmp_path, Settings(2, 2, 4))
+    train(corpus, base_model, tmp_path, Settings(2, 2, batch=4))
     with pytest.raises(UsageError, match="other settings"):
-        train(corpus, base_model, tmp_path, Settings(4, 2, 4, lr=1e-3))
+        train(corpus, base_model, tmp_path, Settings(4, 2, batch=4, lr=1e-3))
 
 
 def learn(corpus, base_model, out, parts):
@@ -174,9 +176,9 @@ def learn(corpus, base_model, out, parts):
     data = prepared(corpus, base_model)
     torch.manual_seed(0)
     model, lines = store.create(store.ModelConfig.load(base_model)), []
-    options = {"parts": parts, "every": 1, "tell": lambda line, _: lines.append(line["loss"])}
+    options = {"made_with": {}, "every": 1, "tell": lambda line, _: lines.append(line["loss"])}
     out.mkdir(exist_ok=True)
-    scores.train(model, data, out, {}, steps=3, batch=2, **options)
+    scores.train(model, data, out, Settings(score_steps=3, batch=2, parts=parts), **options)
     return lines, model.projector.linear.weight.detach()
 
 
@@ -199,14 +201,13 @@ def test_two_workers_learn_what_one_learns_in_two_parts(corpus, base_model, tmp_
     assert (tmp_path / "scores.pt").is_file()
 
 
-def test_a_projector_with_context_first_learns_to_listen(corpus, base_model, tmp_path):
-    trained = train(corpus, base_model, tmp_path / "linear", Settings(1, 1, 4))
+def test_a_projector_with_context_first_learns_to_listen(corpus, base_model, tmp_path, capsys):
+    trained = train(corpus, base_model, tmp_path / "linear", Settings(1, 1, batch=4))
     grown = replace(store.ModelConfig.load(trained), projector="context")
     grown.save(trained)
-    lines = []
-    settings = Settings(1, 1, 2, listen_steps=75, lr=2e-3)
-    model = train(corpus, trained, tmp_path / "out", settings, tell=lambda stage, line, _: lines.append((stage, line)))
-    heard = [line for stage, line in lines if stage == "listen"]
+    capsys.readouterr()
+    model = train(corpus, trained, tmp_path / "out", Settings(1, 1, batch=2, listen_steps=75, lr=2e-3))
+    heard = [json.loads(line) for line in capsys.readouterr().out.splitlines()][:3]
     assert heard[-1]["loss"] < 0.9 * heard[0]["loss"] and {"r_mos", "recall", "precision"} <= set(heard[-1])
     state = store.load_file(model / "trained.safetensors")
     assert state["projector.context.outside.weight"].abs().max() > 1e-3

@@ -1,0 +1,46 @@
+"""The figures of a training as lines of `training.jsonl`, and as curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sqllm import DIMENSIONS
+
+FILE = "training.jsonl"
+
+
+def add(out: Path, stage: str, line: dict) -> None:
+    with open(out / FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"stage": stage, **line}) + "\n")
+
+
+def read(out: Path) -> list[dict]:
+    """The lines, in the order of stages and steps; of those that a replaced worker wrote again, the last."""
+    with open(out / FILE, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    stages = list(dict.fromkeys(line["stage"] for line in lines))
+    last = {(stages.index(line["stage"]), line["step"]): line for line in lines}
+    return [last[at] for at in sorted(last)]
+
+
+def figure(lines: list[dict]):
+    """A matplotlib Figure: loss of each stage, and over the checkpoints r and mean error of each dimension."""
+    from matplotlib.figure import Figure
+
+    out = Figure(figsize=(11, 3.6), layout="constrained")
+    loss, r, mae = out.subplots(1, 3)
+    for stage in dict.fromkeys(line["stage"] for line in lines):
+        own = [line for line in lines if line["stage"] == stage]
+        loss.plot([line["step"] for line in own], [line["loss"] for line in own], label=stage)
+    for axes, name in ((r, "r"), (mae, "mae")):
+        for d in DIMENSIONS:
+            own = [line for line in lines if f"{name}_{d}" in line]
+            if own:
+                axes.plot([line["step"] for line in own], [line[f"{name}_{d}"] for line in own], ".-", label=d)
+    for axes, title in ((loss, "loss"), (r, "validation: Pearson r"), (mae, "validation: mean absolute error")):
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return out

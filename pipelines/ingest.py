@@ -1,0 +1,99 @@
+"""What training hears, through Ray: shards and features are made in tasks, the parts of steps are drawn by Ray Data.
+
+A row of the dataset is a part of a step (`sqllm.training.loop`), not a clip: the number of the part settles which clips
+are drawn, and a reader reads, decodes and measures them wherever the shards lie, ahead of the worker that trains. A
+split of the clips among the workers would drop tail rows and make what is learned depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from sqllm.corpus.shards import Shards
+from sqllm.model.config import ModelConfig
+from sqllm.training import corpora, features
+
+PARTS = 4  # in a block of the dataset
+
+
+def prepare(
+    names: Sequence[str], place: str, columns: Mapping[str, str], only: Mapping[str, str], config: ModelConfig,
+    bases: Path | None, watch: Callable,
+) -> list[str]:  # fmt: skip
+    """Make shards of rated corpora and features of all, where they are missing; where the shards are."""
+    places, todo = corpora.find(names, place, columns, only)
+    problems = _each("corpus", [_shard.remote(*task) for task in todo], watch)
+    corpora.tell_problems([problem for found in problems for problem in found])
+    if key := features.features_key(config, bases):
+        missing = [(shards, name) for shards in map(Shards.open, places) for name in features.missing(shards, key)]
+        _each("features", [_features.remote(config, bases, shards, name, key) for shards, name in missing], watch)
+    return places
+
+
+def _each(stage: str, tasks: list, watch: Callable) -> list:
+    """The results of tasks, as they come."""
+    left, out = tasks, []
+    while left:
+        ready, left = ray.wait(left)
+        out += ray.get(ready)
+        watch(stage, len(out), len(tasks), "")
+    return out
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _shard(shards: Shards, name: str, recordings: list[dict]) -> list[str]:
+    return corpora.make(shards, name, recordings)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _features(config: ModelConfig, bases: Path | None, shards: Shards, name: str, key: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    features.prepare_shard(_encoder(pickle.dumps((config, bases))), shards, name, key)
+
+
+@cache
+def _encoder(what: bytes):
+    """Loaded once in each worker."""
+    return features.load_encoder(*pickle.loads(what))
+
+
+class Reader:
+    """Draws the parts of steps."""
+
+    def __init__(self, draw: Callable):
+        import torch
+
+        torch.set_num_threads(1)
+        self.draw = draw
+
+    def __call__(self, row: dict) -> dict:
+        drawn = self.draw(np.random.default_rng([row["seed"], row["step"], row["part"]]))
+        return {"drawn": pickle.dumps(drawn)}
+
+
+def ahead(draw: Callable, numbers: Iterable[tuple[int, int, int]], readers: int) -> Iterator:
+    """The parts of steps in their order, drawn ahead by so many readers: what `loop.fit` takes as `load`.
+
+    Readers book no CPU: the workers that wait for them may have booked all.
+    """
+    rows = [dict(zip(("seed", "step", "part"), number, strict=True)) for number in numbers]
+    if not rows:
+        return
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    parts = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / PARTS))
+    pool = ActorPoolStrategy(size=readers)
+    parts = parts.map(Reader, fn_constructor_args=(draw,), compute=pool, num_cpus=0)
+    for row in parts.iter_rows():
+        yield pickle.loads(row["drawn"])

@@ -1,0 +1,51 @@
+"""Corpora by their names on the command line, made ready to train on.
+
+A folder (or s3://...) of shards is used where it lies. Anything else is a corpus of rated recordings
+(`sqllm.corpus.manifest`), whose shards are made once, at a place under `place` that is named by its content.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from sqllm.corpus import manifest, rated
+from sqllm.corpus.shards import Shards
+from sqllm.errors import UsageError
+
+Todo = list[tuple[Shards, str, list[dict]]]  # a shard to make: where, its name, its recordings
+
+
+def find(
+    corpora: Sequence[str], place: str, columns: Mapping[str, str] | None = None, only: Mapping[str, str] | None = None
+) -> tuple[list[str], Todo]:
+    """Where the shards of each corpus are, and those that are still to be made of rated recordings.
+
+    `columns`, `only`: see `manifest.read`. UsageError where a corpus cannot be read, or where it leaks.
+    """
+    places, todo = [], []
+    for corpus in corpora:
+        if Shards.open(corpus).names():
+            places.append(corpus)
+            continue
+        if "://" in corpus:
+            raise UsageError(f"no shards clips-*.parquet in {corpus}: `sqllm corpus simulate` makes them")
+        known = rated.rows(manifest.read(corpus, columns, only))
+        places.append(f"{place.rstrip('/')}/clips-{rated.key(known)}")
+        shards = Shards.open(places[-1])
+        there = shards.names()
+        todo += [(shards, name, recordings) for name, recordings in rated.shards(known) if name not in there]
+    return places, todo
+
+
+def make(shards: Shards, name: str, recordings: list[dict]) -> list[str]:
+    """Write one shard of rated recordings; what was left out of it, in words."""
+    table, problems = rated.table(recordings)
+    shards.write(name, table, group=1)
+    return problems
+
+
+def tell_problems(problems: Sequence[str]) -> None:
+    if problems:
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        print(f"sqllm: left out of training: {problems[0]}{more}", file=sys.stderr)
