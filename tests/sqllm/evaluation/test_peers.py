@@ -7,7 +7,6 @@ import soundfile
 from sqllm.errors import UsageError
 from sqllm.evaluation import peers
 
-
 SPEECH = Path(peers.__file__).parents[1] / "samples/clean/welcome-en.flac"
 
 
