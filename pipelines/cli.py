@@ -12,6 +12,7 @@ import typer
 
 from pipelines import engineer
 from pipelines.terminal import Device, Model, Profile, Verbose, Where, console, only_our_stderr
+from sqllm.audio.draw import MOST
 from sqllm.errors import AudioError, UsageError
 
 app = typer.Typer(
@@ -87,6 +88,19 @@ def score(
     explain: Annotated[
         str, typer.Option(metavar="never|below=2.5|always", callback=_explain, help="Which recordings to explain.")
     ] = "never",
+    windows_per_call: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Score K windows of 10 s, spread over the call.", show_default="all"),
+    ] = None,
+    until_se: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="POINTS",
+            help="Score windows, spread over the call, until the standard error of its mos is so small;"
+            f" at most {MOST}, or K.",
+        ),
+    ] = None,
     actors: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU"),
@@ -123,7 +137,7 @@ def score(
     from pipelines.score import score as run
     from pipelines.summary import show as show_summary
 
-    settings = Settings(model, profile, explain, actors, device.value, verbose)
+    settings = Settings(model, profile, explain, windows_per_call, until_se, actors, device.value, verbose)
     with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
         totals = run(recordings, out, settings, watch=progress.update)
     show_summary(out, console())

@@ -23,6 +23,7 @@ import ray
 from pipelines.cluster import CUT_CPUS, Pool, start_ray
 from pipelines.sink import Sink, row_schema
 from pipelines.summary import Totals, write_summary
+from sqllm.audio.draw import MOST
 from sqllm.errors import UsageError
 from sqllm.recording import Chunk, cut, in_words, rows
 
@@ -34,9 +35,16 @@ class Settings:
     model: str = "embedded"
     profile: str | None = None
     explain: str = "never"
+    windows_per_call: int | None = None  # of a channel; None: all
+    until_se: float | None = None
     actors: int | None = None  # None: one a core, or a GPU, but no more than there are recordings
     device: str = "auto"
     verbose: bool = False
+
+    @property
+    def windows(self) -> int | None:
+        """How many windows of a channel are kept to be scored; None: all."""
+        return self.windows_per_call or (MOST if self.until_se else None)
 
 
 @dataclass
@@ -105,7 +113,13 @@ def _scored(recordings: pa.Table, settings: Settings, pool: Pool, load: Callable
     size = max(1, min(16, spread), len(table) // 10_000)  # recordings in a block: few, for results that come steadily
     parts = (
         ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
-        .map_batches(cut_recordings, batch_size=None, batch_format="pyarrow", num_cpus=CUT_CPUS)
+        .map_batches(
+            cut_recordings,
+            fn_kwargs={"windows": settings.windows},
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=CUT_CPUS,
+        )
         .map_batches(
             Scorer,
             fn_constructor_args=(load, settings, pool),
@@ -123,11 +137,11 @@ def _scored(recordings: pa.Table, settings: Settings, pool: Pool, load: Callable
             yield position, part
 
 
-def cut_recordings(batch: pa.Table) -> Iterator[pa.Table]:
+def cut_recordings(batch: pa.Table, windows: int | None = None) -> Iterator[pa.Table]:
     """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another."""
     for row in batch.to_pylist():
         count, last = 0, None
-        for chunk in cut(row["uri"], row["reference_uri"]):
+        for chunk in cut(row["uri"], row["reference_uri"], windows):
             if last is not None:
                 yield _packed([(row["position"], (last, None))])
             count, last = count + 1, chunk
@@ -161,7 +175,8 @@ class Scorer:
     def _score(self, chunks: list[Chunk]) -> list[dict | None]:
         """The scores of each; a call that fails is repeated one by one, so that one chunk spoils no other."""
         try:
-            return self.predictor.score_chunks(chunks, profile=self.settings.profile, explain=self.settings.explain)
+            settings = self.settings
+            return self.predictor.score_chunks(chunks, settings.profile, settings.explain, settings.until_se)
         except Exception as error:
             if len(chunks) > 1:
                 return [result for chunk in chunks for result in self._score([chunk])]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sqllm import DIMENSIONS
+from sqllm.audio.draw import FIRST, MOST, in_turn, standard_error
 from sqllm.corpus.profiles import load_profiles
 from sqllm.errors import AudioError, UsageError
 from sqllm.faults import heard
@@ -45,6 +46,7 @@ class Predictor:
 
     def __init__(self, model, fingerprint: str, mode: str = "tree"):
         self.model, self.fingerprint, self.mode = model, fingerprint, mode
+        self.batch = BATCH[model.device.type]  # halved when a GPU's memory does not hold it
         self.profiles = load_profiles()
 
     @classmethod
@@ -75,9 +77,13 @@ class Predictor:
 
     def score(
         self, files: Path | Sequence[Path], references: Path | Sequence[Path | None] | None = None,
-        profile: str | None = None, explain: str = "never",
+        profile: str | None = None, explain: str = "never", windows: int | None = None, until_se: float | None = None,
     ) -> list[dict]:  # fmt: skip
-        """One row (`sqllm.recording.ROW_FIELDS`) for each file and channel. A bad file is a row with a status."""
+        """One row (`sqllm.recording.ROW_FIELDS`) for each file and channel. A bad file is a row with a status.
+
+        At most `windows` of a channel are scored, spread over it, or only until the standard error of its mos is
+        `until_se` (`sqllm.audio.draw`).
+        """
         files = [os.fspath(f) for f in ([files] if isinstance(files, str | os.PathLike) else files)]
         if references is None or isinstance(references, str | os.PathLike):
             references = [references] * (1 if references else len(files))
@@ -87,8 +93,8 @@ class Predictor:
         out = []
         for file, reference in zip(files, references, strict=True):
             scored = []  # without its audio, which for a long recording would fill the memory
-            for chunk in cut(file, reference):
-                scored.append((chunk.without_audio(), self.score_chunks([chunk], profile, explain)[0]))
+            for chunk in cut(file, reference, windows or (MOST if until_se else None)):
+                scored.append((chunk.without_audio(), self.score_chunks([chunk], profile, explain, until_se)[0]))
             stamp = {"profile": profile, "model": self.fingerprint, "scored_at": datetime.now(UTC)}
             out += [row | stamp for row in rows(scored)]
         return out
@@ -119,27 +125,46 @@ class Predictor:
     # ---- windows
 
     def score_chunks(
-        self, chunks: Sequence[Chunk], profile: str | None = None, explain: str = "never"
+        self, chunks: Sequence[Chunk], profile: str | None = None, explain: str = "never", until_se: float | None = None
     ) -> list[dict | None]:
         """For each chunk what `assemble` takes: "mean", "std" [n, 5], NaN where a window does not count, and words.
 
         A chunk with a window below the limit of `explain` is explained; `assemble` drops that where the recording as a
-        whole is not below it.
+        whole is not below it. With `until_se` a chunk must be all of its channel (`cut` with `windows`): FIRST windows
+        of it are scored, then half as many again, until the standard error of mos is that small.
         """
         listener, below = self._listener(profile), explained_below(explain)
-        every = [chunk.windows[i] for chunk in chunks for i in chunk.counts]
-        laid = [chunk.references and chunk.references[i] for chunk in chunks for i in chunk.counts]
-        means, stds, masses = self.score_windows(every, laid, [listener])
-        at, out = 0, []
-        for chunk in chunks:
-            mean, std = np.full((2, len(chunk.windows), len(DIMENSIONS)), np.nan)
-            here = slice(at, at := at + len(chunk.counts))
-            mean[chunk.counts], std[chunk.counts] = means[here, 0], stds[here, 0]
-            score = {"mean": mean, "std": std, "mass": masses[here, 0], "explain_below": below}
-            if chunk.counts and np.nanmin(mean[:, 0]) < below:
+        found = [np.full((2, len(chunk.windows), len(DIMENSIONS)), np.nan) for chunk in chunks]
+        drawn: list[list[int]] = [[] for _ in chunks]
+        left = [in_turn(chunk.counts) if until_se else chunk.counts for chunk in chunks]
+        while any(left):
+            taken = [
+                order[: max(FIRST, len(done) // 2) if until_se else None]
+                for order, done in zip(left, drawn, strict=True)
+            ]
+            pairs = [(chunk, i) for chunk, these in zip(chunks, taken, strict=True) for i in these]
+            laid = [chunk.references and chunk.references[i] for chunk, i in pairs]
+            means, stds, _ = self.score_windows([chunk.windows[i] for chunk, i in pairs], laid, [listener])
+            at = 0
+            for n, (chunk, these) in enumerate(zip(chunks, taken, strict=True)):
+                here = slice(at, at := at + len(these))
+                found[n][:, these] = means[here, 0], stds[here, 0]
+                drawn[n] += these
+                left[n] = left[n][len(these) :]
+                if left[n] and self._enough(chunk, found[n][0, drawn[n], 0], drawn[n], until_se):
+                    left[n] = []
+        out = []
+        for chunk, (mean, std), these in zip(chunks, found, drawn, strict=True):
+            score = {"mean": mean, "std": std, "explain_below": below} | ({"drawn": these} if until_se else {})
+            if these and np.nanmin(mean[:, 0]) < below:
                 score["explanation"] = self._explanation(chunk, mean, listener)
             out.append(score)
         return out
+
+    @staticmethod
+    def _enough(chunk: Chunk, mos: np.ndarray, drawn: list[int], until_se: float) -> bool:
+        weights = np.asarray(chunk.speech_s)[drawn]
+        return standard_error(mos, weights, chunk.of or len(chunk.counts)) <= until_se
 
     @torch.inference_mode()
     def score_windows(
@@ -156,20 +181,28 @@ class Predictor:
         def kind(i: int) -> tuple[int, bool]:
             return bucket_length(len(windows[i])), references[i] is not None
 
-        size = BATCH[self.model.device.type]
         for (_, paired), group in groupby(sorted(range(len(windows)), key=kind), key=kind):
-            group = list(group)
-            for first in range(0, len(group), size):
-                at = group[first : first + size]
-                audio = self._features([windows[i] for i in at])
-                reference = self._features([references[i] for i in at]) if paired else None
-                if self.mode == "generate":
-                    mean[at], std[at] = generate_scores(self.model, audio, reference, listeners).numpy(), 0.0
-                    mass[at] = np.isfinite(mean[at])
+            left = list(group)
+            while left:
+                at = left[: self.batch]
+                laid = [references[i] for i in at] if paired else None
+                try:
+                    mean[at], std[at], mass[at] = self._pass([windows[i] for i in at], laid, listeners)
+                except torch.OutOfMemoryError:
+                    if len(at) == 1:
+                        raise
+                    self.batch = len(at) // 2  # and stays so: the memory does not grow
+                    torch.cuda.empty_cache()
                     continue
-                found = moments(self.model.score(audio, reference, listeners))
-                mean[at], std[at], mass[at] = (x.cpu().numpy() for x in found)
+                left = left[len(at) :]
         return Scores(mean, std, mass)
+
+    def _pass(self, windows, references, listeners) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        audio, laid = self._features(windows), references and self._features(references)
+        if self.mode == "generate":
+            mean = generate_scores(self.model, audio, laid, listeners).numpy()
+            return mean, np.zeros_like(mean), np.isfinite(mean)
+        return tuple(x.cpu().numpy() for x in moments(self.model.score(audio, laid, listeners)))
 
     def _features(self, windows: Sequence[np.ndarray]) -> Tensor:
         lengths = torch.tensor([len(w) for w in windows])

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import compress, groupby
 
 import numpy as np
 
 from sqllm import DIMENSIONS
 from sqllm.audio import RATE, align, evidence
+from sqllm.audio.draw import Spread, standard_error
 from sqllm.audio.io import open_sound, to_int16
 from sqllm.audio.windows import FRAME, FRAME_S, MIN_S, Windower, speech_frames
 from sqllm.errors import AudioError
@@ -26,7 +27,7 @@ SKIPPED = ("SILENT", "TOO_SHORT")  # decoded well and holds nothing to score; al
 
 ROW_FIELDS = (
     *("recording_id", "uri", "channel", "reference_uri", "status", "error_code", "error_detail"),
-    *("duration_s", "speech_s", *(f"{name}{part}" for name in DIMENSIONS for part in ("", "_std"))),
+    *("duration_s", "speech_s", *(f"{name}{part}" for name in DIMENSIONS for part in ("", "_std")), "mos_se"),
     *("worst_start_s", "worst_mos", "windows", "evidence", "alignment", "explanation", "profile", "model", "scored_at"),
 )
 
@@ -48,6 +49,7 @@ class Chunk:
     starts_s: list[float] = field(default_factory=list)
     speech_s: list[float] = field(default_factory=list)  # speech in each window; 0: the window does not count
     evidence: list[str] = field(default_factory=list)  # measured facts of each window, in words, for the prompt
+    of: int | None = None  # windows with speech from which these were drawn; None: these are all
     row: dict | None = None
 
     @property
@@ -65,8 +67,10 @@ def recording_id(uri: str) -> int:
     return int.from_bytes(hashlib.blake2b(uri.encode("utf-8", "surrogateescape"), digest_size=8).digest(), signed=True)
 
 
-def cut(uri: str, reference: str | None = None) -> Iterator[Chunk]:
+def cut(uri: str, reference: str | None = None, windows: int | None = None) -> Iterator[Chunk]:
     """Decode, check, align and window one recording in bounded memory. Never raises for a bad file.
+
+    With `windows` a channel is one chunk of at most so many of its windows with speech, spread over it.
 
     The chunks of a channel come in order; chunks of different channels alternate. With `reference` (the URI of the
     clean signal, as many channels as the recording or one) every window has its aligned piece of it; a reference that
@@ -79,7 +83,9 @@ def cut(uri: str, reference: str | None = None) -> Iterator[Chunk]:
             matches, problem = align.match(uri, reference) if reference else (None, None)
             for number in range(sound.channels):
                 channel_match = matches[number] if matches else None
-                channels.append(_Channel(uri, number, sound.channels, reference, channel_match, problem))
+                channel = _Channel(uri, number, sound.channels, reference, channel_match, problem)
+                channel.drawn = Spread(windows) if windows else None
+                channels.append(channel)
             for block in sound.blocks:
                 for channel in channels:
                     yield from channel.update(block[:, channel.number])
@@ -108,6 +114,7 @@ class _Channel:
         self.most = max(1, min(CHUNK_WINDOWS, HELD_WINDOWS // of))
         self.end, self.speech_s = 0, 0.0  # of the windows so far: their end in samples, speech without the overlap
         self.chunk = self._chunk(0)
+        self.drawn: Spread | None = None  # None: all windows are scored
 
     def update(self, samples: np.ndarray) -> Iterator[Chunk]:
         """Take float32 [n]; give a chunk when the next window would not fit."""
@@ -124,6 +131,10 @@ class _Channel:
         else:
             for start, window in self.windower.finish():
                 yield from self._add(start, window)
+            if self.drawn:
+                self.chunk.of = self.drawn.seen
+                for start, window, speech_s in self.drawn.things():
+                    self._take(start, window, speech_s)
             if not self.speech_s:
                 error = AudioError("SILENT", "no speech: silence, or a steady noise or tone")
             elif self.problem:
@@ -149,9 +160,16 @@ class _Channel:
         overlap = round((self.end - start) / FRAME)
         self.speech_s += float(speech[overlap:].sum() * FRAME_S)
         self.end = start + len(window)
+        speech_s = float(speech.sum() * FRAME_S)
+        if not self.drawn:
+            self._take(start, window, speech_s)
+        elif speech_s:
+            self.drawn.add((start, window, speech_s))
+
+    def _take(self, start: int, window: np.ndarray, speech_s: float) -> None:
         self.chunk.windows.append(window)
         self.chunk.starts_s.append(start / RATE)
-        self.chunk.speech_s.append(float(speech.sum() * FRAME_S))
+        self.chunk.speech_s.append(speech_s)
         self.chunk.evidence.append(evidence.describe(evidence.measure(window, start / RATE)))
         if self.paired:
             self.chunk.references.append(self.match.reference(start, len(window)))
@@ -189,13 +207,14 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
 
     A score is {"mean": [n, 5], "std": [n, 5], "explanation": str or None} for the n windows of its chunk, NaN where
     speech_s is 0, in the order of `DIMENSIONS`; "profile", "model" and "scored_at" are copied to the row. It may be
-    None where the row is not "ok"; None or NaN for a window that counts is MODEL, as is {"error": what happened}.
+    None where the row is not "ok"; None or NaN for a window that counts is MODEL, as is {"error": what happened}. With
+    "drawn" only these windows were scored, and are in the row.
 
     A recording's score is the mean over its windows weighted by their speech; its *_std is the root of the mean
-    variance by the same weights: the spread of listeners, not the error of the mean. The explanation is that of the
-    chunk with the worst window.
+    variance by the same weights: the spread of listeners, not the error of the mean. That is mos_se: what the windows
+    that were not drawn may change, 0 when all were. The explanation is that of the chunk with the worst window.
     """
-    row, windows, means, variances, weights = None, [], [], [], []
+    row, windows, means, variances, weights, of = None, [], [], [], [], 0
     extra, error, worst = {}, None, np.inf
     for chunk, score in scored:
         row = chunk.row
@@ -205,19 +224,22 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
             mean, std = np.asarray(score["mean"], float).reshape(n, 5), np.asarray(score["std"], float).reshape(n, 5)
             extra.update((key, score[key]) for key in ("profile", "model", "scored_at") if key in score)
         counts = np.asarray(chunk.speech_s) > 0
+        of += chunk.of or counts.sum()
+        drawn = np.isin(range(n), score["drawn"]) if score and "drawn" in score else np.full(n, True)
+        counts &= drawn
         mean[~counts] = np.nan
         if not (np.isfinite(mean[counts]).all() and np.isfinite(std[counts]).all()):
             error = error or AudioError("MODEL", (score or {}).get("error") or "no finite score for a window")
         elif counts.any() and mean[counts, 0].min() < worst:
             worst = mean[counts, 0].min()
             extra.update((key, score.get(key)) for key in ("explanation", "explain_below") if key in score)
-        for start, window, values in zip(chunk.starts_s, chunk.windows, mean, strict=True):
+        for start, window, values in compress(zip(chunk.starts_s, chunk.windows, mean, strict=True), drawn):
             values = [float(v) if np.isfinite(v) else None for v in values]
             span = {"start_s": start, "end_s": start + len(window) / RATE}
             windows.append(span | dict(zip(DIMENSIONS, values, strict=True)))
-        means.append(mean)
-        variances.append(std**2)
-        weights.append(np.asarray(chunk.speech_s, float))
+        means.append(mean[drawn])
+        variances.append(std[drawn] ** 2)
+        weights.append(np.asarray(chunk.speech_s, float)[drawn])
     if row is None:
         raise ValueError("the last chunk of a channel carries its row, and it did not come")
     row = dict(row)
@@ -232,6 +254,7 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
     std = np.sqrt(np.average(variances[counts], axis=0, weights=weights[counts]))
     for i, name in enumerate(DIMENSIONS):
         row[name], row[f"{name}_std"] = float(mean[i]), float(std[i])
+    row["mos_se"] = standard_error(means[counts, 0], weights[counts], of)
     worst_at = int(np.nanargmin(means[:, 0]))
     row.update(windows=windows, worst_start_s=windows[worst_at]["start_s"], worst_mos=windows[worst_at]["mos"])
     row["explanation"] = extra.get("explanation") if row["mos"] < extra.get("explain_below", np.inf) else None

@@ -22,7 +22,7 @@ def stand_in():
     class StandIn:
         fingerprint = "stand-in"
 
-        def score_chunks(self, chunks, profile=None, explain="never"):
+        def score_chunks(self, chunks, profile=None, explain="never", until_se=None):
             return [self._score(chunk, profile) for chunk in chunks]
 
         def _score(self, chunk, profile):

@@ -102,6 +102,16 @@ def test_long_recordings_arrive_whole_from_many_chunks(local_ray, tmp_path, reco
     assert [window["start_s"] for window in rows[1]["windows"]] == [10.0 * n for n in range(70)]
 
 
+def test_some_windows_of_each_call(local_ray, tmp_path, record, stand_in):
+    record(tmp_path / "long.wav", seconds=200.0, channels=2)
+    record(tmp_path / "short.wav", seconds=15.0)
+    settings = Settings(actors=1, device="cpu", windows_per_call=4)
+    score(find([str(tmp_path)]), tmp_path / "out", settings, stand_in)
+    rows = dataset.dataset(tmp_path / "out/scores").to_table().sort_by("uri").to_pylist()
+    assert [[w["start_s"] for w in row["windows"]] for row in rows] == [[0, 40, 120, 160]] * 2 + [[0, 5]]
+    assert rows[0]["mos_se"] > 0 == rows[2]["mos_se"]
+
+
 def test_a_model_that_does_not_load_ends_the_run_and_keeps_earlier_scores(local_ray, tmp_path, record, stand_in):
     record(tmp_path / "a.wav")
     (tmp_path / "scores").mkdir()

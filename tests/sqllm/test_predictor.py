@@ -49,6 +49,39 @@ def test_rows(predictor, wav, tmp_path):
     assert rows[3]["error_code"] == "DECODE" and rows[3]["mos"] is None
 
 
+def test_windows_are_drawn_until_the_error_is_small(predictor, wav):
+    files = [wav("long.wav", 203), wav("short.wav", 23)]
+    whole = predictor.score(files)
+    enough, never, most = (
+        predictor.score(files, until_se=se, windows=n) for se, n in ((9, None), (1e-9, None), (9, 5))
+    )
+    assert [len(row["windows"]) for row in enough] == [8, 3] and enough[0]["mos_se"] > 0 == enough[1]["mos_se"]
+    assert enough[1] | {"scored_at": None} == whole[1] | {"scored_at": None}
+    assert never[0]["mos"] == pytest.approx(whole[0]["mos"], abs=1e-3) and never[0]["mos_se"] == 0
+    assert [len(row["windows"]) for row in most] == [5, 3]
+    (middle,) = predictor.score(files[0], until_se=0.7 * enough[0]["mos_se"])
+    assert 8 < len(middle["windows"]) <= 21 and middle["mos_se"] <= 0.7 * enough[0]["mos_se"]
+
+
+def test_a_batch_that_does_not_fit_is_halved(predictor, speech, monkeypatch):
+    windows = [(speech(2, seed=i) * 20000).short().numpy() for i in range(8)]
+    whole, score, sizes = predictor.score_windows(windows), predictor.model.score, []
+
+    def small(audio, reference, listeners):
+        sizes.append(len(audio))
+        if len(audio) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return score(audio, reference, listeners)
+
+    monkeypatch.setattr(predictor.model, "score", small)
+    monkeypatch.setattr(predictor, "batch", 8)
+    assert predictor.score_windows(windows).mean == pytest.approx(whole.mean, abs=1e-3)
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    monkeypatch.setattr(predictor.model, "score", lambda *_: small(range(9), None, None))
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.score_windows(windows[:1])
+
+
 def test_a_score_does_not_depend_on_the_batch(predictor, speech):
     windows = [(speech(s, seed=i) * 20000).short().numpy() for i, s in enumerate((10, 3.2, 10, 2.5, 9.9, 10, 10))]
     together, spread, _ = predictor.score_windows(windows)

@@ -80,6 +80,32 @@ def test_score_is_weighted_by_speech_and_the_worst_explains(tmp_path, monkeypatc
     assert (row["worst_mos"], row["worst_start_s"], row["explanation"]) == (1, 10, "chunk 1")
 
 
+def test_windows_spread_over_the_call(tmp_path):
+    samples = talk(200)
+    samples[100 * RATE : 150 * RATE] = 0
+    uri = write(tmp_path / "a.wav", samples)
+    (chunk,) = cut(uri, windows=4)
+    assert (chunk.of, chunk.starts_s) == (15, [20, 60, 150, 190])
+    values = np.array([4.0, 2.0, 3.0, 3.0])
+    row = assemble([(chunk, score(chunk) | {"mean": np.tile(values[:, None], 5)})])
+    assert row["mos"] == pytest.approx(3, abs=0.01) and 0 < row["mos_se"] < np.std(values, ddof=1) / 2
+    assert [w["start_s"] for w in row["windows"]] == chunk.starts_s and row["worst_start_s"] == 60
+    assert row["speech_s"] == pytest.approx(90, abs=2)  # of the whole call
+    [every] = rows(uri)
+    assert every["mos_se"] == 0 and len(every["windows"]) == 20 and every["evidence"] == row["evidence"]
+    (short,) = cut(write(tmp_path / "b.wav", np.zeros(5 * RATE)), windows=4)
+    assert assemble([(short, None)])["error_code"] == "SILENT"
+
+
+def test_windows_that_were_not_drawn_do_not_count(tmp_path):
+    (chunk,) = cut(write(tmp_path / "a.wav", talk(50)))
+    mean = np.full((5, 5), np.nan)
+    mean[[0, 3]] = [[2], [4]]
+    row = assemble([(chunk, {"mean": mean, "std": mean * 0 + 0.5, "drawn": [3, 0]})])
+    assert row["mos"] == pytest.approx(3, abs=0.01) and [w["start_s"] for w in row["windows"]] == [0, 30]
+    assert row["mos_se"] == pytest.approx(np.sqrt(1 - 2 / 5), abs=0.02)
+
+
 def bad(tmp_path, name):
     path = tmp_path / "a.wav"
     if name == "text":
