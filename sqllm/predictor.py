@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sqllm import DIMENSIONS
-from sqllm.audio.draw import FIRST, MOST, in_turn, standard_error
+from sqllm.audio.draw import MOST, in_turn, next_draw, standard_error
 from sqllm.corpus.profiles import load_profiles
 from sqllm.errors import AudioError, UsageError
 from sqllm.faults import heard
@@ -130,7 +130,7 @@ class Predictor:
         """For each chunk what `assemble` takes: "mean", "std" [n, 5], NaN where a window does not count, and words.
 
         A chunk with a window below the limit of `explain` is explained; `assemble` drops that where the recording as a
-        whole is not below it. With `until_se` a chunk must be all of its channel (`cut` with `windows`): FIRST windows
+        whole is not below it. With `until_se` a chunk must be all of its channel (`cut` with `windows`): a few windows
         of it are scored, then half as many again, until the standard error of mos is that small.
         """
         listener, below = self._listener(profile), explained_below(explain)
@@ -138,10 +138,8 @@ class Predictor:
         drawn: list[list[int]] = [[] for _ in chunks]
         left = [in_turn(chunk.counts) if until_se else chunk.counts for chunk in chunks]
         while any(left):
-            taken = [
-                order[: max(FIRST, len(done) // 2) if until_se else None]
-                for order, done in zip(left, drawn, strict=True)
-            ]
+            most = [next_draw(len(done)) if until_se else None for done in drawn]
+            taken = [order[:n] for order, n in zip(left, most, strict=True)]
             pairs = [(chunk, i) for chunk, these in zip(chunks, taken, strict=True) for i in these]
             laid = [chunk.references and chunk.references[i] for chunk, i in pairs]
             means, stds, _ = self.score_windows([chunk.windows[i] for chunk, i in pairs], laid, [listener])

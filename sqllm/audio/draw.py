@@ -50,6 +50,11 @@ def in_turn(positions: Sequence[int]) -> list[int]:
     return [positions[i] for i in middles]
 
 
+def next_draw(done: int) -> int:
+    """How many windows more are scored at once when `done` are not enough."""
+    return max(FIRST, done // 2)
+
+
 def standard_error(scores: np.ndarray, weights: np.ndarray, of: int) -> float:
     """Of the weighted mean of scores [n] drawn from `of` windows: what the others may change. 0 when there are none.
 

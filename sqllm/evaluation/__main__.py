@@ -3,6 +3,7 @@ python -m sqllm.evaluation controls CORPUS
 python -m sqllm.evaluation listeners CORPUS [--conditions CONDITIONS.csv]
 python -m sqllm.evaluation head CORPUS [--rated RATINGS.csv --column mos=score --only set=p835 --ranks]
 python -m sqllm.evaluation tokens CORPUS --counts 64 128 256
+python -m sqllm.evaluation draws CALL... [--windows 4 8 16 32] [--until-se 0.2 0.1 0.05]
 python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
 
 CORPUS are shards of `sqllm corpus simulate`. With --json the figures come unrounded.
@@ -18,6 +19,7 @@ from sqllm.errors import UsageError, run
 from sqllm.evaluation import report
 from sqllm.evaluation import severity as steps
 from sqllm.evaluation.controls import controls
+from sqllm.evaluation.draws import draws
 from sqllm.evaluation.head import head, tokens
 from sqllm.evaluation.listeners import listeners
 from sqllm.evaluation.words import words
@@ -56,6 +58,10 @@ def arguments() -> argparse.Namespace:
     c = command("tokens", "more audio tokens: r of a regression head, and the language model's speed")
     c.add_argument("--counts", type=int, nargs="+", default=[64, 128, 256])
     c.add_argument("--epochs", type=int, default=10)
+    c = commands.add_parser("draws", help="what scoring some windows of long calls saves, at what error")
+    c.add_argument("calls", nargs="+", help="long recordings")
+    c.add_argument("--windows", type=int, nargs="*", default=[4, 8, 16, 32])
+    c.add_argument("--until-se", type=float, nargs="*", default=[0.2, 0.1, 0.05])
     c = commands.add_parser("severity", help="scores of clean speech with one fault in five steps")
     c.add_argument("--speech", required=True)
     c.add_argument("--noise")
@@ -77,6 +83,8 @@ def main() -> None:
         result = head(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
     elif args.command == "tokens":
         result = {"audio tokens": tokens(predictor, args.model, args.corpus, args.epochs, args.counts)}
+    elif args.command == "draws":
+        result = draws(predictor, args.calls, args.windows, args.until_se)
     else:
         result = steps.severity(predictor, args.speech, args.noise, args.speakers)
     if args.json:
@@ -85,7 +93,7 @@ def main() -> None:
         print(f"{result['speakers']} speakers that training has not heard; model {predictor.fingerprint}")
         steps.show(result, args.conditions)
     else:
-        print(f"model {args.model} {predictor.fingerprint}, {args.corpus}")
+        print(f"model {args.model} {predictor.fingerprint}, {getattr(args, 'corpus', '')}".rstrip(", "))
         report.show(result)
 
 
