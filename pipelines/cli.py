@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import engineer
-from pipelines.terminal import Device, Model, Profile, Verbose, Where, console, only_our_stderr
+from pipelines.terminal import Audio, By, Device, Model, Profile, Verbose, Where, console, only_our_stderr
 from sqllm.audio.draw import MOST
 from sqllm.errors import AudioError, UsageError
 
@@ -66,6 +66,10 @@ def _profile(name: str | None) -> str | None:
     return name
 
 
+def _names(by: str | None) -> list[str]:
+    return [name.strip() for name in (by or "").split(",") if name.strip()]
+
+
 @app.command()
 def score(
     source: Annotated[
@@ -78,7 +82,7 @@ def score(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", show_default=False, help="Where scores/ and summary.json go; replaces them.")
+        Path, typer.Option(metavar="DIR", show_default=False, help="Where scores/ and report.html go; replaces them.")
     ],
     reference: Annotated[
         str | None, typer.Option(metavar="ROOT", help="Clean references: a folder with the same relative names.")
@@ -115,9 +119,11 @@ def score(
         float,
         typer.Option(min=0, max=1, metavar="SHARE", help="More failed recordings than this share: exit status 1."),
     ] = 0.5,
+    by: By = None,
+    audio: Audio = True,
     verbose: Verbose = False,
 ) -> None:
-    """Score recordings into DIR/scores (Parquet), a row for each recording and channel."""
+    """Score recordings into DIR/scores (Parquet), a row for each recording and channel, and DIR/report.html."""
     from pipelines.sources import find
     from sqllm.model.config import trained
 
@@ -127,12 +133,15 @@ def score(
     unpaired = recordings["reference_uri"].null_count if reference else 0
     if unpaired:
         print(f"sqllm: {unpaired} of {len(recordings)} recordings are scored without a reference", file=sys.stderr)
+    for name in set(_names(by)) - set(recordings.column_names):
+        raise UsageError(f"--by {name}: no manifest has such a column")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to --out {out}: {error.strerror}") from None
 
     from pipelines.progress import Progress
+    from pipelines.report import attempt as attempt_report
     from pipelines.score import Settings
     from pipelines.score import score as run
     from pipelines.summary import show as show_summary
@@ -141,6 +150,7 @@ def score(
     with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
         totals = run(recordings, out, settings, watch=progress.update)
     show_summary(out, console())
+    attempt_report(out, _names(by), audio)
     if totals.failed > max_failure_rate * totals.recordings:
         print(
             f"sqllm: {totals.failed} of {totals.recordings} recordings failed, more than --max-failure-rate"
@@ -185,6 +195,18 @@ def show(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --ou
     from pipelines.summary import show as show_summary
 
     show_summary(directory, console())
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a run.")],
+    by: By = None,
+    audio: Audio = True,
+) -> None:
+    """Write DIR/report.html again: what a run found, for people."""
+    from pipelines.report import write
+
+    print(write(directory, _names(by), audio))
 
 
 @app.command()

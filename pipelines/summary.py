@@ -9,11 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.results import SUMMARY, Results
 from sqllm import DIMENSIONS
-from sqllm.errors import UsageError
 
 SHOWN = 20  # rows of the table
-SUMMARY = "summary.json"
 COLOURS = ((2.5, "red"), (3.5, "yellow"), (5.1, "green"))
 
 
@@ -93,10 +92,9 @@ def show(out: Path, console) -> None:
 
     `console` is a rich Console. UsageError where `out` holds no run.
     """
-    if not (out / SUMMARY).is_file():
-        raise UsageError(f"no scores in {out}: it has no {SUMMARY}. `sqllm score SOURCE --out {out}` makes one")
-    summary = json.loads((out / SUMMARY).read_text())
-    rows, more = _worst(out)
+    results = Results.open(out)
+    summary = results.summary
+    rows, more = _worst(results)
     console.print(_table(rows, summary, console.width))
     if more:
         console.print(f"[dim]the {len(rows)} worst of {len(rows) + more} rows[/]")
@@ -105,13 +103,12 @@ def show(out: Path, console) -> None:
     console.print(where, highlight=False, soft_wrap=True)
 
 
-def _worst(out: Path) -> tuple[list[dict], int]:
+def _worst(results: Results) -> tuple[list[dict], int]:
     """The rows to show and how many more there are: all of a small run by name, else those with the lowest mos."""
     import pyarrow.compute as pc
-    from pyarrow import dataset
 
     names = ["uri", "channel", *DIMENSIONS, "worst_start_s", "worst_mos", "status", "error_code", "error_detail"]
-    table = dataset.dataset(out / "scores", format="parquet").to_table(columns=names)
+    table = results.data.to_table(columns=names, filter=results.only)
     more = max(0, len(table) - SHOWN)
     if more:
         lowest = pc.select_k_unstable(table, SHOWN, sort_keys=[("mos", "ascending")])
@@ -136,7 +133,7 @@ def _table(rows: list[dict], summary: dict, width: int):
     table.add_column("worst moment", justify="right", no_wrap=True)
     table.add_column("status", width=state_width, no_wrap=True, overflow="ellipsis")
     for row, name, state in zip(rows, names, states, strict=True):
-        moment = "" if row["worst_start_s"] is None else f"{_clock(row['worst_start_s'])} ({row['worst_mos']:.1f})"
+        moment = "" if row["worst_start_s"] is None else f"{clock(row['worst_start_s'])} ({row['worst_mos']:.1f})"
         channel = "" if row["channel"] is None else str(row["channel"])
         table.add_row(Text(name, overflow="fold"), channel, *(_score(row[d]) for d in DIMENSIONS), moment, state)
     return table
@@ -173,7 +170,7 @@ def _colour(score: float) -> str:
     return next(colour for limit, colour in COLOURS if score < limit)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

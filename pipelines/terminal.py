@@ -21,6 +21,13 @@ class Device(StrEnum):
 Model = Annotated[str, typer.Option(metavar="PRESET|DIR", help="A preset's name, or the folder of a model.")]
 Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Score as this kind of listener.")]
 Where = Annotated[Device, typer.Option(help="Where the model runs; auto takes a GPU when there is one.")]
+By = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN,...", help="Group the report by these columns; without it, by those of few values."),
+]
+Audio = Annotated[
+    bool, typer.Option("--audio/--no-audio", help="Whether the report holds a few seconds of the worst recordings.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own log, and a traceback for what goes wrong.")]
 
 

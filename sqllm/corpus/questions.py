@@ -17,6 +17,7 @@ from sqllm.audio.degrade import Impairment
 from sqllm.audio.evidence import describe
 from sqllm.corpus import ratings as panel
 from sqllm.faults import ABSENT, AUDIBLE, TOPICS, audible, heard, phrase, upto
+from sqllm.plain import SCALE
 
 SATISFIED = 3.5  # a dimension from here on is no complaint
 GAPS = TOPICS["dropouts"]
@@ -26,7 +27,6 @@ TITLES = {"mos": "overall quality", "noi": "noisiness", "col": "coloration", "di
 
 # fmt: off
 # words up to a limit
-SCALE = (1.5, "very bad"), (2.5, "poor"), (3.5, "fair"), (4.5, "good"), (9, "excellent")
 MEANS = (
     (1.7, ("Words will be lost.", "It is hard to understand.", "A listener can hardly follow it.")),
     (2.5, ("A listener tires quickly.", "Listening takes real effort.", "It is annoying to listen to.")),

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import html
-import io
-import re
 from collections.abc import Sequence
+from functools import partial
 
 from sqllm.evaluation.tables import ORDER
+from sqllm.page import PENS, drawing, frame, table, word_columns
 
 PLOTTED = 3000  # points of one plot; more are sampled
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #6b7280; --line: #d9dde3; --dot: #2563eb; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8eb; --paper: #14171b; --soft: #9aa3af; --line: #343a42; --dot: #7aa2ff; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p.note { color: var(--soft); max-width: 46rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; color: var(--soft); } td.t, th.t { text-align: left; }
-figure { display: inline-block; margin: 0 1rem 1rem 0; } svg { max-width: 100%; height: auto; }
-"""
 MEANING = {
     "r": "Pearson's r: 1 where the scores rise exactly as the votes do",
     "rho": "Spearman's rho: the same for ranks",
@@ -40,19 +25,16 @@ def page(title: str, facts: dict[str, str], figures: Sequence[dict], judgements:
          compared: Sequence[dict] = ()) -> str:  # fmt: skip
     """The page; `facts` are lines above the figures, such as model and corpus."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [_table(["", ""], [[k, v] for k, v in facts.items()])]
-    parts += ["<h2>Agreement with the votes</h2>", f"<div class=scroll>{_table(*cells(figures))}</div>"]
+    parts += [table(["", ""], [[k, v] for k, v in facts.items()])]
+    parts += ["<h2>Agreement with the votes</h2>", table(*cells(figures))]
     parts += ["<p class=note>" + "; ".join(f"<b>{k}</b> {v}" for k, v in MEANING.items()) + ". Intervals hold 95 % and"
               " resample whole conditions.</p>"]  # fmt: skip
     if compared:
         parts += ["<h2>Beside the model alone, on the same clips</h2>",
-                  f"<div class=scroll>{_table(*comparison_cells(compared))}</div>"]  # fmt: skip
+                  table(*comparison_cells(compared))]  # fmt: skip
     if plots := _plots(judgements):
         parts += ["<h2>Scores against votes</h2>", *plots]
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style>{''.join(parts)}</html>\n"
-    )
+    return frame(title, parts)
 
 
 DETAILS = ("tau", "outliers", "mapped RMSE", "mapped RMSE*")  # left to the page and the JSON
@@ -121,7 +103,10 @@ def terminal(head: Sequence[str], rows: Sequence[Sequence[str]]):
     from rich import box
     from rich.table import Table
 
-    table, words = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold"), _words(rows)
+    table, words = (
+        Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold"),
+        word_columns(rows),
+    )
     for i, name in enumerate(head):
         table.add_column(name, justify="left" if i in words else "right", no_wrap=i not in words)
     for row in rows:
@@ -135,15 +120,6 @@ def _cell(x) -> str:
     return "" if x is None else _span(x) if isinstance(x, list | tuple) else str(x)
 
 
-def _words(rows: Sequence[Sequence[str]]) -> set[int]:
-    """The columns that hold words."""
-    return {i for row in rows[:1] for i in range(len(row)) if not any(_numeric(row[i]) for row in rows)}
-
-
-def _numeric(text: str) -> bool:
-    return bool(re.match(r"[-+]?\d|–", text)) and not re.search(r"[a-z]{3}", text)
-
-
 def _number(x: float | None) -> str:
     return "" if x is None else "–" if x != x else f"{x:.3f}"
 
@@ -152,23 +128,7 @@ def _span(x: Sequence[float] | None) -> str:
     return "" if x is None else f"{x[0]:.3f} to {x[1]:.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Words to the left, numbers to the right; no head where it is empty."""
-    words = _words(rows)
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        marked = (f"<{tag} class=t>" if i in words or not any(head) else f"<{tag}>" for i in range(len(cells)))
-        return "<tr>" + "".join(f"{m}{html.escape(c)}</{tag}>" for m, c in zip(marked, cells, strict=True)) + "</tr>"
-
-    return f"<table>{line(head, 'th') if any(head) else ''}{''.join(line(row, 'td') for row in rows)}</table>"
-
-
 def _plots(judgements: Sequence[dict]) -> list[str]:
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
     out = []
     ended = "double" if all(j.get("ended") == "double" for j in judgements) else "single"
     judgements = [j for j in judgements if j.get("judge") == judgements[0].get("judge")]  # the model, not its peers
@@ -177,20 +137,16 @@ def _plots(judgements: Sequence[dict]) -> list[str]:
         points = [j for j in points if j.get("ended") in (None, ended)][:: max(1, len(points) // PLOTTED)]
         if len(points) < 3:
             continue
-        with pyplot.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
-            figure, axes = pyplot.subplots(figsize=(3.4, 3.4), layout="constrained")
-            axes.scatter(
-                [j["true"] for j in points], [j["predicted"] for j in points], s=9, color="#010203", alpha=0.45
-            )
-            axes.set(ylim=(0.9, 5.1), xlabel=f"{dim}, votes", ylabel=f"{dim}, model")
-            if all(1 <= j["true"] <= 5 for j in points):  # else of another scale, for ranks
-                axes.plot([1, 5], [1, 5], color="#888888", lw=0.8, zorder=0)
-                axes.set(xlim=(0.9, 5.1), aspect="equal")
-            buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-            pyplot.close(figure)
-        svg = buffer.getvalue()
-        svg = svg[svg.index("<svg") :].replace("#010203", "var(--dot)").replace("#000000", "currentColor")
-        svg = svg.replace("<text ", '<text fill="currentColor" ')
-        out.append(f"<figure role=img aria-label='{dim}: {len(points)} scores against votes'>{svg}</figure>")
+        label = f"{dim}: {len(points)} scores against votes"
+        out.append(drawing(label, 3.4, 3.4, partial(_scatter, dim=dim, points=points)))
     return out
+
+
+def _scatter(figure, dim: str, points: Sequence[dict]) -> None:
+    axes = figure.subplots()
+    true, predicted = [j["true"] for j in points], [j["predicted"] for j in points]
+    axes.scatter(true, predicted, s=9, color=PENS["dot"], alpha=0.45)
+    axes.set(ylim=(0.9, 5.1), xlabel=f"{dim}, votes", ylabel=f"{dim}, model")
+    if all(1 <= t <= 5 for t in true):  # else of another scale, for ranks
+        axes.plot([1, 5], [1, 5], color=PENS["soft"], lw=0.8, zorder=0)
+        axes.set(xlim=(0.9, 5.1), aspect="equal")

@@ -1,0 +1,57 @@
+"""`report.html`: what a run found, in one file for somebody who does not know what MOS means."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipelines.report.clips import clips
+from pipelines.report.gather import MOST_VALUES, gather
+from pipelines.report.page import write_page
+from pipelines.results import Results
+from sqllm.errors import UsageError
+from sqllm.recording import in_words
+
+REPORT = "report.html"
+WORST = 10  # recordings that are shown one by one
+FEW = 24  # values that a column may have to be shown though nobody asked for it
+
+
+def write(out: Path, by: Sequence[str] = (), audio: bool = True) -> Path:
+    """Write `out/report.html` of the run in `out`, by the carried columns `by` (none: by those of few values).
+
+    `audio` False leaves the voices out. UsageError where `out` has no scores, or no column of that name.
+    """
+    results = Results.open(out)
+    columns = _columns(results, by)
+    found = gather(results, columns, WORST)
+    found.groups = [group for group in found.groups if by or 1 < len(group.values) <= FEW]
+    for group in found.groups:
+        if group.too_many:
+            raise UsageError(f"--by {group.column}: it has more than {MOST_VALUES} values; give one with fewer")
+    path = out / REPORT
+    path.write_text(write_page(results, found, clips(results, found.worst), audio), encoding="utf-8")
+    return path
+
+
+def attempt(out: Path, by: Sequence[str] = (), audio: bool = True) -> None:
+    """`write` at the end of a run, which no fault of the report spoils."""
+    try:
+        print(f"report: {write(out, by, audio)}")
+    except Exception as error:
+        print(f"sqllm: no report: {in_words(error)}; `sqllm report {out}` tries again", file=sys.stderr)
+
+
+def _columns(results: Results, by: Sequence[str]) -> list[str]:
+    for name in by:
+        if name not in results.carried:
+            raise UsageError(f"--by {name}: the manifest of this run had no such column; it had "
+                             f"{', '.join(results.carried) or 'none beside uri'}")  # fmt: skip
+    return list(by) or [name for name in results.carried if _groups(results.data.schema.field(name).type)]
+
+
+def _groups(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
