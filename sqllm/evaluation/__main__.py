@@ -3,7 +3,7 @@ python -m sqllm.evaluation controls CORPUS
 python -m sqllm.evaluation listeners CORPUS [--conditions CONDITIONS.csv]
 python -m sqllm.evaluation head CORPUS [--rated RATINGS.csv --column mos=score --only set=p835 --ranks]
 python -m sqllm.evaluation tokens CORPUS --counts 64 128 256
-python -m sqllm.evaluation draws CALL... [--windows 4 8 16 32] [--until-se 0.2 0.1 0.05]
+python -m sqllm.evaluation draws CALL...|--speech DIR [--windows 4 8 16 32] [--until-se 0.2 0.1 0.05]
 python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
 
 CORPUS are shards of `sqllm corpus simulate`. With --json the figures come unrounded.
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 from sqllm.errors import UsageError, run
 from sqllm.evaluation import report
 from sqllm.evaluation import severity as steps
 from sqllm.evaluation.controls import controls
-from sqllm.evaluation.draws import draws
+from sqllm.evaluation.draws import draws, made
 from sqllm.evaluation.head import head, tokens
 from sqllm.evaluation.listeners import listeners
 from sqllm.evaluation.words import words
@@ -59,7 +60,10 @@ def arguments() -> argparse.Namespace:
     c.add_argument("--counts", type=int, nargs="+", default=[64, 128, 256])
     c.add_argument("--epochs", type=int, default=10)
     c = commands.add_parser("draws", help="what scoring some windows of long calls saves, at what error")
-    c.add_argument("calls", nargs="+", help="long recordings")
+    c.add_argument("calls", nargs="*", help="long recordings")
+    c.add_argument("--speech", help="make calls of ten minutes from this clean speech instead")
+    c.add_argument("--noise")
+    c.add_argument("--speakers", help="CSV with columns path and speaker")
     c.add_argument("--windows", type=int, nargs="*", default=[4, 8, 16, 32])
     c.add_argument("--until-se", type=float, nargs="*", default=[0.2, 0.1, 0.05])
     c = commands.add_parser("severity", help="scores of clean speech with one fault in five steps")
@@ -84,7 +88,11 @@ def main() -> None:
     elif args.command == "tokens":
         result = {"audio tokens": tokens(predictor, args.model, args.corpus, args.epochs, args.counts)}
     elif args.command == "draws":
-        result = draws(predictor, args.calls, args.windows, args.until_se)
+        with tempfile.TemporaryDirectory() as folder:
+            calls = args.calls
+            if args.speech:
+                calls += made(Path(folder), args.speech, args.noise, args.speakers)
+            result = draws(predictor, calls, args.windows, args.until_se)
     else:
         result = steps.severity(predictor, args.speech, args.noise, args.speakers)
     if args.json:

@@ -6,10 +6,15 @@ python -m sqllm.evaluation draws CALL... [--windows 4 8 16 32] [--until-se 0.2 0
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+import soundfile
 
+from sqllm.audio import RATE
+from sqllm.audio.degrade import Sources, apply, to_level
 from sqllm.audio.draw import MOST, Spread, in_turn, next_draw, standard_error
+from sqllm.corpus.simulate import Pool, draw_chain, speakers_of
 from sqllm.errors import UsageError
 from sqllm.predictor import Predictor
 from sqllm.recording import cut
@@ -42,6 +47,33 @@ def draws(predictor: Predictor, files: Sequence[str], windows: Sequence[int], er
         "calls": {"channels": len(calls), "windows": sum(lengths), "longest": max(lengths), "spread within": within},
         "draws": found,
     }
+
+
+def made(
+    folder: Path,
+    speech: str,
+    noise: str | None,
+    speakers: str | None,
+    count: int = 12,
+    minutes: float = 10,
+    seed: int = 1,
+) -> list[str]:
+    """Write calls of voices that training has not heard: one to four stretches, each with faults of its own."""
+    pool, files = Pool(speech, noise, None, speakers_of(speakers)), []
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        stretches, names = int(rng.integers(1, 5)), pool.names["val"]
+        parts = []
+        for length in np.full(stretches, minutes * 60 / stretches):
+            x = np.zeros(0, np.float32)
+            while len(x) < length * RATE:
+                pause = np.zeros(int(rng.uniform(0.2, 2) * RATE), np.float32)
+                x = np.concatenate([x, to_level(pool.speech[names[rng.integers(len(names))]]), pause])
+            sources = Sources(pool.noises["val"], (), [pool.speech[names[rng.integers(len(names))]] for _ in range(4)])
+            parts.append(apply(np.clip(x[: int(length * RATE)], -1, 1), draw_chain(rng), rng, sources))
+        files.append(str(folder / f"call-{number:02d}.flac"))
+        soundfile.write(files[-1], np.concatenate(parts), RATE)
+    return files
 
 
 def scored(predictor: Predictor, file: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

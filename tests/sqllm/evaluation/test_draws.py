@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from sqllm.corpus import simulate
 from sqllm.errors import UsageError
-from sqllm.evaluation.draws import draws, until
+from sqllm.evaluation.draws import draws, made, until
 
 
 class StandIn:
@@ -44,3 +45,15 @@ def test_no_speech_is_said(tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
     with pytest.raises(UsageError, match="window with speech"):
         draws(StandIn(), [str(tmp_path / "silence.wav")], [4], [])
+
+
+def test_calls_are_made(tmp_path, speech):
+    pytest.importorskip("av")
+    talkers = [f"talker{i}" for i in range(40)]
+    for name in [n for n in talkers if simulate.is_val(n)][:2] + [n for n in talkers if not simulate.is_val(n)][:1]:
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", speech(4.0).numpy(), 16000)
+    (tmp_path / "calls").mkdir()
+    first, second = made(tmp_path / "calls", str(tmp_path), None, None, count=2, minutes=0.5)
+    assert soundfile.info(first).duration == pytest.approx(30, abs=0.01)
+    assert not np.array_equal(soundfile.read(first)[0], soundfile.read(second)[0])
