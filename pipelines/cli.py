@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import engineer
-from pipelines.terminal import Audio, By, Device, Model, Profile, Verbose, Where, console, only_our_stderr
+from pipelines.terminal import Audio, Baseline, By, Device, Model, Profile, Verbose, Where, console, only_our_stderr
 from sqllm.audio.draw import MOST
 from sqllm.errors import AudioError, UsageError
 
@@ -120,10 +120,12 @@ def score(
         typer.Option(min=0, max=1, metavar="SHARE", help="More failed recordings than this share: exit status 1."),
     ] = 0.5,
     by: By = None,
+    baseline: Baseline = None,
     audio: Audio = True,
     verbose: Verbose = False,
 ) -> None:
     """Score recordings into DIR/scores (Parquet), a row for each recording and channel, and DIR/report.html."""
+    from pipelines.results import Results
     from pipelines.sources import find
     from sqllm.model.config import trained
 
@@ -135,6 +137,8 @@ def score(
         print(f"sqllm: {unpaired} of {len(recordings)} recordings are scored without a reference", file=sys.stderr)
     for name in set(_names(by)) - set(recordings.column_names):
         raise UsageError(f"--by {name}: no manifest has such a column")
+    if baseline is not None:
+        Results.open(baseline)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -150,7 +154,7 @@ def score(
     with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
         totals = run(recordings, out, settings, watch=progress.update)
     show_summary(out, console())
-    attempt_report(out, _names(by), audio)
+    attempt_report(out, _names(by), baseline, audio)
     if totals.failed > max_failure_rate * totals.recordings:
         print(
             f"sqllm: {totals.failed} of {totals.recordings} recordings failed, more than --max-failure-rate"
@@ -201,12 +205,13 @@ def show(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --ou
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a run.")],
     by: By = None,
+    baseline: Baseline = None,
     audio: Audio = True,
 ) -> None:
     """Write DIR/report.html again: what a run found, for people."""
     from pipelines.report import write
 
-    print(write(directory, _names(by), audio))
+    print(write(directory, _names(by), baseline, audio))
 
 
 @app.command()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,9 @@ Where = Annotated[Device, typer.Option(help="Where the model runs; auto takes a 
 By = Annotated[
     str | None,
     typer.Option(metavar="COLUMN,...", help="Group the report by these columns; without it, by those of few values."),
+]
+Baseline = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="The --out of an earlier run, for the report to compare with.")
 ]
 Audio = Annotated[
     bool, typer.Option("--audio/--no-audio", help="Whether the report holds a few seconds of the worst recordings.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipelines.report.clips import clips
+from pipelines.report.comparison import compare
 from pipelines.report.gather import MOST_VALUES, gather
 from pipelines.report.page import write_page
 from pipelines.results import Results
@@ -20,12 +21,14 @@ WORST = 10  # recordings that are shown one by one
 FEW = 24  # values that a column may have to be shown though nobody asked for it
 
 
-def write(out: Path, by: Sequence[str] = (), audio: bool = True) -> Path:
+def write(out: Path, by: Sequence[str] = (), baseline: Path | None = None, audio: bool = True) -> Path:
     """Write `out/report.html` of the run in `out`, by the carried columns `by` (none: by those of few values).
 
-    `audio` False leaves the voices out. UsageError where `out` has no scores, or no column of that name.
+    `baseline` is the `out` of an earlier run to compare with; `audio` False leaves the voices out. UsageError where one
+    of the two has no scores, or where there is no column of that name.
     """
     results = Results.open(out)
+    earlier = None if baseline is None else Results.open(baseline)
     columns = _columns(results, by)
     found = gather(results, columns, WORST)
     found.groups = [group for group in found.groups if by or 1 < len(group.values) <= FEW]
@@ -33,14 +36,17 @@ def write(out: Path, by: Sequence[str] = (), audio: bool = True) -> Path:
         if group.too_many:
             raise UsageError(f"--by {group.column}: it has more than {MOST_VALUES} values; give one with fewer")
     path = out / REPORT
-    path.write_text(write_page(results, found, clips(results, found.worst), audio), encoding="utf-8")
+    shown = [group.column for group in found.groups]
+    compared = compare(results, earlier, found.recordings, shown) if earlier else None
+    text = write_page(results, found, clips(results, found.worst), compared, audio)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
-def attempt(out: Path, by: Sequence[str] = (), audio: bool = True) -> None:
+def attempt(out: Path, by: Sequence[str] = (), baseline: Path | None = None, audio: bool = True) -> None:
     """`write` at the end of a run, which no fault of the report spoils."""
     try:
-        print(f"report: {write(out, by, audio)}")
+        print(f"report: {write(out, by, baseline, audio)}")
     except Exception as error:
         print(f"sqllm: no report: {in_words(error)}; `sqllm report {out}` tries again", file=sys.stderr)
 

@@ -30,7 +30,7 @@ def histogram(dim: str, counts: np.ndarray, mean: float) -> str:
 
 def _histogram(figure, dim: str, counts: np.ndarray, mean: float) -> None:
     axes = figure.subplots()
-    _bare(axes)
+    bare(axes)
     axes.bar(BINS[:-1] + 0.05, 100 * counts / max(counts.sum(), 1), 0.085, color=[pen(x + 0.05) for x in BINS[:-1]])
     axes.axvline(mean, color="black", lw=0.9)
     axes.set(xlim=(1, 5), xticks=range(1, 6), title=f"{TITLES[dim]} ({dim}), mean {mean:.1f}", ylabel="% of channels")
@@ -40,13 +40,13 @@ def _histogram(figure, dim: str, counts: np.ndarray, mean: float) -> None:
 def by_value(column: str, group: Means, values: Sequence) -> str:
     """The mean mos of each value with its interval, the worst on top."""
     height = 0.6 + 0.24 * len(values)
-    return drawing(f"Overall score by {column}: means with 95 % intervals", 6.2, height,
+    return drawing(f"Overall score by {column}: means with 95 % intervals", 5.0, height,
                    partial(_dots, group=group, values=values))  # fmt: skip
 
 
 def _dots(figure, group: Means, values: Sequence) -> None:
     axes = figure.subplots()
-    _bare(axes)
+    bare(axes)
     for y, value in enumerate(values):
         n, mean, low, high = group.of(value, "mos")
         if n:
@@ -66,12 +66,12 @@ def short(value) -> str:
 
 def timeline(clip: Clip) -> str:
     """The overall score of each window of a recording; the worst stands out."""
-    return drawing("Overall score from moment to moment", 6.2, 1.35, partial(_timeline, clip=clip))
+    return drawing("Overall score from moment to moment", 5.0, 1.2, partial(_timeline, clip=clip))
 
 
 def _timeline(figure, clip: Clip) -> None:
     axes = figure.subplots()
-    _bare(axes)
+    bare(axes)
     axes.axvspan(clip.start_s, clip.end_s, color=PENS["line"], alpha=0.7, lw=0)
     for window in clip.row["windows"]:
         if window["mos"] is not None:
@@ -84,7 +84,7 @@ def _timeline(figure, clip: Clip) -> None:
 def spectrogram(clip: Clip) -> str:
     """What is in the worst window: time to the right, pitch upwards, loudness as brightness."""
     label = f"Spectrogram of {clock(clip.start_s)} to {clock(clip.end_s)}"
-    return drawing(label, 6.2, 1.75, partial(_spectrogram, clip=clip))
+    return drawing(label, 5.0, 1.5, partial(_spectrogram, clip=clip))
 
 
 def _spectrogram(figure, clip: Clip) -> None:
@@ -104,7 +104,7 @@ def _spectrogram(figure, clip: Clip) -> None:
     _clock_axis(axes)
 
 
-def _bare(axes) -> None:
+def bare(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
         spine.set_color(PENS["soft"])

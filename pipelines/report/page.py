@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.report import charts
+from pipelines.report import beside, charts
 from pipelines.report.clips import Clip
+from pipelines.report.comparison import Comparison
 from pipelines.report.gather import RATES, Gathered, Means
 from pipelines.results import Results
 from pipelines.summary import clock, in_time
@@ -34,6 +35,7 @@ ul.short { padding-left: 1.2rem; max-width: 46rem; } ul.short li { margin: .25re
 .card > * { min-width: 0; }
 @media (max-width: 46rem) { .card { grid-template-columns: 1fr; } figure { margin-right: 0; } }
 .card figure { display: block; margin: 0 0 .3rem; } .card ul { padding-left: 1.1rem; margin: .4rem 0; }
+.card h3 { margin: 0; } .card svg { width: 100%; } td.t { white-space: normal; min-width: 6rem; }
 .card audio { width: 100%; height: 2.4rem; } .card p { margin: .3rem 0; }
 .card dl { display: grid; grid-template-columns: auto 1fr auto; gap: .1rem .6rem; margin: .5rem 0;
            align-items: center; }
@@ -44,18 +46,21 @@ blockquote { margin: .4rem 0; padding-left: .7rem; border-left: 3px solid var(--
 """
 
 
-def write_page(results: Results, found: Gathered, worst: Sequence[Clip], audio: bool) -> str:
+def write_page(
+    results: Results, found: Gathered, worst: Sequence[Clip], compared: Comparison | None, audio: bool
+) -> str:
     """The whole document."""
     title = f"Speech quality of {results.out.resolve().name}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p class=note>{_run(results.summary)}</p>",
         _tiles(found),
-        _in_short(found),
+        _in_short(found, compared),
         *_scale(found),
         *_distributions(found),
         *(part for group in found.groups for part in _group(group)),
         *_conditions(found),
+        *(beside.section(compared, results) if compared else ()),
         *_worst(worst, audio),
         *_failures(found),
         "<p class=note>Made by <code>sqllm report</code>. Everything is in this file"
@@ -88,9 +93,9 @@ def _tiles(found: Gathered) -> str:
     return f"<div class=tiles>{''.join(cells)}</div>"
 
 
-def _in_short(found: Gathered) -> str:
+def _in_short(found: Gathered, compared: Comparison | None) -> str:
     """The sentences that somebody in a hurry reads."""
-    said = []
+    said = [beside.sentence(compared)] if compared else []
     if found.bands.sum():
         means = {d: found.overall.of(None, d)[1] for d in DIMENSIONS[1:]}
         worst, best = min(means, key=means.get), max(means, key=means.get)
@@ -171,10 +176,10 @@ def _conditions(found: Gathered) -> list[str]:
         if n:
             count = round(found.overall.of(None, name)[1] * n)
             rate, (low, high) = count / n, binomtest(count, n).proportion_ci(method="wilson")
-            rows.append([words, f"{count:,}", f"{n:,}", _percent(rate), f"{_percent(low)} to {_percent(high)}"])
+            rows.append([words, _percent(rate), f"{_percent(low)} to {_percent(high)}", f"{count:,}", f"{n:,}"])
     quiet = 1 - found.speech_s / found.heard_s if found.heard_s else None
     pause = "" if quiet is None else f" In {_percent(quiet)} of the time of what was scored, nobody speaks."
-    return ["<h2>What was measured</h2>", page.table(["", "channels", "of", "share", "95 %"], rows),
+    return ["<h2>What was measured</h2>", page.table(["", "share", "95 %", "channels", "of"], rows),
             f"<p class=note>Measured in the signal itself, apart from the scores.{pause}</p>"]  # fmt: skip
 
 
