@@ -1,21 +1,24 @@
-"""What to score: files, folders, globs and manifests become one Arrow table with a row for each recording.
+"""What to score: files, folders, globs and manifests, here or on s3://, become one Arrow table, a recording a row.
 
-Columns: `recording_id` int64, `uri`, `reference_uri` (null: no reference) and every other column of the manifests.
+Columns: `recording_id` int64, `uri`, `reference_uri` (null: no reference), `size` and `etag` (null where nobody asked
+the store; `etag` changes with the file's content) and every other column of the manifests.
 """
 
 from __future__ import annotations
 
 import glob
+import io
 import os
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
-from pathlib import Path, PurePath
-from urllib.parse import unquote, urlsplit
+from pathlib import PurePath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
+from sqllm import storage
 from sqllm.errors import UsageError
 from sqllm.recording import ROW_FIELDS, recording_id
 
@@ -25,6 +28,7 @@ AUDIO = (
     *(".g723", ".g726", ".wma", ".webm", ".mka"),
 )
 MANIFESTS = (".csv", ".parquet")
+VERSION = ("size", "etag")
 INTEGER, NUMBER = r"^(0|-?[1-9]\d{0,17})$", r"^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$"
 
 
@@ -53,81 +57,102 @@ def find(sources: Sequence[str], reference: str | None = None, limit: int | None
 
 def _expand(source: str) -> pa.Table:
     """One SOURCE as a table of `uri`, `relative` (the name that pairs it with a reference), `reference_uri`, others."""
-    path = Path(_local(source))
-    if path.is_dir():
-        return _table((file, file.relative_to(path)) for file in _walk(path))
-    if path.suffix.lower() in MANIFESTS and path.is_file():
-        return _manifest(path)
-    if path.exists():
-        return _table([(path, path.name)])
-    if glob.has_magic(str(path)):
-        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
-        if not files:
-            raise UsageError(f"nothing matches {source}")
-        return _table((file, file.relative_to(root)) for file in files)
-    raise UsageError(f"no such file or folder: {source}")
+    try:
+        kind, file = storage.info(source)
+        if kind == "directory":
+            return _table(_files(source))
+        if kind == "file":
+            return _manifest(source) if source.lower().endswith(MANIFESTS) else _table([(file, _name(file.uri))])
+        if not glob.has_magic(source):
+            raise UsageError(f"no such file or folder: {source}")
+        root = "/".join(takewhile(lambda part: not glob.has_magic(part), _uri(source).split("/")[:-1]))
+        files = [(file, file.uri[len(root) + 1 :]) for file in storage.matching(source)]
+    except OSError as error:
+        raise UsageError(f"cannot list {source}: {error.strerror or error}") from None
+    if not files:
+        raise UsageError(f"nothing matches {source}")
+    return _table(files)
 
 
-def _table(files) -> pa.Table:
-    pairs = [(os.path.abspath(file), str(relative)) for file, relative in files]
-    for uri, _ in pairs:
-        if not uri.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in uri):
-            raise UsageError(f"a file's name is not UTF-8, rename it: {uri!r}")
+def _table(files: Iterable[tuple[storage.Found, str]]) -> pa.Table:
+    pairs = list(files)
+    for file, _ in pairs:
+        if not file.uri.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in file.uri):
+            raise UsageError(f"a file's name is not UTF-8, rename it: {file.uri!r}")
     return pa.table(
         {
-            "uri": pa.array([uri for uri, _ in pairs], pa.string()),
+            "uri": pa.array([file.uri for file, _ in pairs], pa.string()),
             "reference_uri": pa.nulls(len(pairs), pa.string()),
             "relative": pa.array([relative for _, relative in pairs], pa.string()),
+            "size": pa.array([file.size for file, _ in pairs], pa.int64()),
+            "etag": pa.array([file.etag for file, _ in pairs], pa.string()),
         }
     )
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Audio files below `root`, sorted; hidden ones are left out (macOS puts `._name.wav` beside `name.wav`)."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO:
-                yield Path(folder, name)
+def _files(folder: str) -> Iterator[tuple[storage.Found, str]]:
+    """Audio files in a folder and its folders, and their names below it."""
+    root = _uri(folder)
+    for file in storage.below(folder):
+        if file.uri.lower().endswith(AUDIO):
+            yield file, file.uri[len(root) :].lstrip("/")
 
 
-def _manifest(path: Path) -> pa.Table:
+def _manifest(source: str) -> pa.Table:
     try:
-        table = parquet.read_table(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        content = storage.read(source)
+        table = parquet.read_table(io.BytesIO(content)) if source.lower().endswith(".parquet") else _read_csv(content)
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"cannot read the manifest {path}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"cannot read the manifest {source}: {str(error).splitlines()[0]}") from None
     if "uri" not in table.column_names:
-        raise UsageError(f"the manifest {path} has no column 'uri'; it has {', '.join(table.column_names)}")
+        raise UsageError(f"the manifest {source} has no column 'uri'; it has {', '.join(table.column_names)}")
     names = table["uri"].cast(pa.string()).to_pylist()
     if not all(names):
-        raise UsageError(f"the manifest {path} has no uri in row {[bool(name) for name in names].index(False) + 1}")
+        raise UsageError(f"the manifest {source} has no uri in row {[bool(name) for name in names].index(False) + 1}")
     references = [None] * len(names)
     if "reference_uri" in table.column_names:
         references = table["reference_uri"].cast(pa.string()).to_pylist()
-    carried = table.drop_columns([name for name in ("uri", "reference_uri") if name in table.column_names])
-    uris = [_beside(path, name) for name in names]
+    folder = posixpath.dirname(_uri(source))
+    uris = [_beside(folder, name) for name in names]
     columns = {
         "uri": pa.array(uris, pa.string()),
-        "reference_uri": pa.array([_beside(path, name) if name else None for name in references], pa.string()),
+        "reference_uri": pa.array([_beside(folder, name) if name else None for name in references], pa.string()),
         "relative": pa.array([_relative(name) for name in names], pa.string()),
+        **_versions(table, uris),
     }
-    for name, column in zip(carried.column_names, carried.columns, strict=True):
+    ours = {"uri", "reference_uri", "recording_id"} | (set(VERSION) if _has_versions(table) else set())
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if name in ours:
+            continue
         while name in columns or name in ROW_FIELDS:  # human votes in a column `mos` must not pass for the model's
             name = "given_" + name
         columns[name] = column
     return pa.table(columns)
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _has_versions(table: pa.Table) -> bool:
+    return set(VERSION) <= set(table.column_names)
+
+
+def _versions(table: pa.Table, uris: list[str]) -> dict:
+    """`size` and `etag`: the manifest's own, else those of files on this machine. No store is asked a million times."""
+    if _has_versions(table):
+        return {"size": table["size"].cast(pa.int64()), "etag": table["etag"].cast(pa.string())}
+    found = [None if storage.is_remote(uri) else storage.stat(uri) for uri in uris]
+    return {
+        "size": pa.array([file and file.size for file in found], pa.int64()),
+        "etag": pa.array([file and file.etag for file in found], pa.string()),
+    }
+
+
+def _read_csv(content: bytes) -> pa.Table:
     """A CSV with comma, semicolon or tab. A column is numeric only if nothing is lost: trunk "007" stays "007"."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
+    header = content.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")
     parse = csv.ParseOptions(delimiter=max(",;\t", key=header.count), newlines_in_values=True)
-    with csv.open_csv(path, parse_options=parse) as reader:
+    with csv.open_csv(pa.BufferReader(content), parse_options=parse) as reader:
         types = {name: pa.string() for name in reader.schema.names}
     convert = csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
-    table = csv.read_csv(path, parse_options=parse, convert_options=convert)
+    table = csv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert)
     for position, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         for pattern, kind in ((INTEGER, pa.int64()), (NUMBER, pa.float64())):
             if column.null_count < len(column) and pc.all(pc.match_substring_regex(column, pattern)).as_py():
@@ -138,17 +163,20 @@ def _read_csv(path: Path) -> pa.Table:
 
 def _with_references(table: pa.Table, root: str) -> pa.Table:
     """Fill in the `reference_uri`s that are null from the folder (or file) `root`."""
-    path = Path(_local(root))
-    if path.is_file() and table.num_rows == 1:
-        found = [os.path.abspath(path)]
-    elif path.is_dir():
-        by_name = {str(file.relative_to(path)): os.path.abspath(file) for file in _walk(path)}
-        by_stem = {os.path.splitext(name)[0]: file for name, file in by_name.items()}
+    try:
+        kind, file = storage.info(root)
+        by_name = {name: file.uri for file, name in _files(root)} if kind == "directory" else {}
+    except OSError as error:
+        raise UsageError(f"cannot list --reference {root}: {error.strerror or error}") from None
+    if kind == "file" and table.num_rows == 1:
+        found = [file.uri]
+    elif kind == "directory":
+        by_stem = {os.path.splitext(name)[0]: uri for name, uri in by_name.items()}
         names = table["relative"].to_pylist()
         found = [by_name.get(name) or by_stem.get(os.path.splitext(name)[0]) for name in names]
         if not any(found):
             raise UsageError(f"no file in {root} pairs with a recording: looked for {names[0]}, with any extension")
-    elif path.is_file():
+    elif kind == "file":
         raise UsageError(f"--reference {root} is one file, but there are {table.num_rows} recordings: give a folder")
     else:
         raise UsageError(f"no such folder: --reference {root}")
@@ -156,13 +184,21 @@ def _with_references(table: pa.Table, root: str) -> pa.Table:
     return table.set_column(table.column_names.index("reference_uri"), "reference_uri", filled)
 
 
-def _beside(manifest: Path, name: str) -> str:
+def _uri(name: str) -> str:
+    """A path as an absolute one; what is not on this machine as it is."""
+    return name.rstrip("/") if storage.is_remote(name) else os.path.abspath(storage.local(name))
+
+
+def _name(uri: str) -> str:
+    return uri.rsplit("/", 1)[-1]
+
+
+def _beside(folder: str, name: str) -> str:
     """A manifest's relative names start from its own folder."""
-    return name if "://" in name and not name.startswith("file://") else os.path.abspath(manifest.parent / _local(name))
-
-
-def _local(name: str) -> str:
-    return unquote(urlsplit(name).path) if name.startswith("file://") else name
+    if storage.is_remote(name) or not storage.is_remote(folder):
+        return name if storage.is_remote(name) else os.path.abspath(os.path.join(folder, storage.local(name)))
+    scheme, path = folder.split("://", 1)
+    return f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
 
 
 def _relative(name: str) -> str:

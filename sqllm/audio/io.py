@@ -18,8 +18,9 @@ import numpy as np
 import soundfile
 import soxr
 
+from sqllm import storage
 from sqllm.audio import RATE
-from sqllm.errors import AudioError
+from sqllm.errors import AudioError, UsageError
 
 try:
     import av
@@ -59,19 +60,62 @@ class Sound:
     blocks: Iterator[np.ndarray]
 
 
-def open_bytes(uri: str) -> BinaryIO:
-    """A seekable stream of the file's bytes. The one place to teach other schemes (s3://, gs://, hdfs://) to."""
-    path = uri.removeprefix("file://")
-    if "://" in path:
-        raise AudioError("UNSUPPORTED", f"cannot read from {path.split('://')[0]}://; give a path on this machine")
+def open_bytes(uri: str) -> Stream:
+    """A seekable stream of the file's bytes, wherever `sqllm.storage` finds it."""
     try:
-        return open(path, "rb")
+        return Stream(storage.open_file(uri))
+    except UsageError as error:
+        raise AudioError("UNSUPPORTED", str(error)) from None
     except FileNotFoundError:
         raise AudioError("NOT_FOUND", f"no such file: {uri}") from None
     except OSError as error:
         raise AudioError("NOT_FOUND", f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:  # a null byte in the name
         raise AudioError("NOT_FOUND", f"cannot be read: {error}") from None
+
+
+class Stream(io.RawIOBase):
+    """Bytes that may stop coming. An exception is lost in the callbacks of a C decoder, where it looks like the end of
+    the file: it is kept in `problem`."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.problem = file, None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        try:
+            data = self.file.read(len(buffer))
+        except Exception as error:  # whatever a store's client throws
+            self.problem = error
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Raises NOT_FOUND, in the place of what a decoder made of it, where bytes stopped coming."""
+        try:
+            yield
+        except AudioError:
+            if not self.problem:
+                raise
+        if self.problem:
+            raise AudioError("NOT_FOUND", f"reading stopped: {type(self.problem).__name__}: {self.problem}")
 
 
 @contextmanager
@@ -82,22 +126,25 @@ def open_sound(uri: str) -> Iterator[Sound]:
     (not audio, or broken). A file that opens and holds no samples gives no blocks.
     """
     with open_bytes(uri) as file:
-        head = file.read(HEAD)
-        if not head:
-            raise AudioError("EMPTY", "the file has no bytes")
-        file.seek(0)
-        container = _foreign(head, uri)
-        if container is None:
-            sound = _soundfile(_mended(file, head), head)
-        elif av is None:
-            raise AudioError("UNSUPPORTED", f"{container} needs PyAV: pip install 'sqllm[av]'")
-        else:
-            sound = _pyav(file, uri, container)
-        rate, channels, blocks = sound
+        with file.whole():
+            rate, channels, blocks = _opened(file, uri)
         try:
-            yield Sound(uri, rate, channels, _resampled(_finite(blocks, rate), rate, channels))
+            yield Sound(uri, rate, channels, _resampled(_finite(_whole(blocks, file), rate), rate, channels))
         finally:
             blocks.close()
+
+
+def _opened(file: Stream, uri: str) -> tuple[int, int, Iterator[np.ndarray]]:
+    head = file.read(HEAD)
+    if not head:
+        raise AudioError("EMPTY", "the file has no bytes")
+    file.seek(0)
+    container = _foreign(head, uri)
+    if container is None:
+        return _soundfile(_mended(file, head), head)
+    if av is None:
+        raise AudioError("UNSUPPORTED", f"{container} needs PyAV: pip install 'sqllm[av]'")
+    return _pyav(file, uri, container)
 
 
 def load(uri: str, limit_s: float) -> np.ndarray:
@@ -276,6 +323,11 @@ def _bare(uri: str) -> bool:
 
 
 # ---- both
+
+
+def _whole(blocks: Iterator[np.ndarray], file: Stream) -> Iterator[np.ndarray]:
+    with file.whole():
+        yield from blocks
 
 
 def _finite(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:

@@ -130,7 +130,7 @@ def test_bad_files(tmp_path):
     assert code(tmp_path / "none.wav").code == "NOT_FOUND"
     assert code(tmp_path).code == "NOT_FOUND"
     assert code(tmp_path / "broken.m4a").code in ("DECODE", "UNSUPPORTED")
-    assert code("s3://bucket/a.wav").code == "UNSUPPORTED"
+    assert code("warp://bucket/a.wav").code == "UNSUPPORTED"
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.wav"])

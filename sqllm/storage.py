@@ -1,0 +1,159 @@
+"""Files wherever they are: a path, file://, s3://, and whatever else fsspec opens (gs://, abfs://, https://, ...).
+
+Keys and endpoints come from the standard variables of each store (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...). A store
+that answers 503 or drops a connection is asked again, with growing, random pauses; one that says no (404, 403) is not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+
+from sqllm.errors import UsageError
+
+AHEAD = 4 << 20  # bytes of a file read at a time: a long recording is decoded while it is read
+ATTEMPTS = 8  # with pauses of up to 1, 2, 4, ... 20 s
+OPTIONS = {
+    "s3": {
+        "config_kwargs": {"retries": {"mode": "standard", "max_attempts": ATTEMPTS}, "max_pool_connections": 32},
+        "use_listings_cache": False,  # what another process has written must be seen
+    }
+}
+
+
+class Found(NamedTuple):
+    """A file of a listing. `etag` changes with its content: the store's own, or the time of its last change."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+def is_remote(uri: str) -> bool:
+    return "://" in uri and not uri.startswith("file://")
+
+
+def local(uri: str) -> str:
+    """The path behind a path or a file:// URI."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+
+
+def system(uri: str):
+    """The fsspec file system of a URI, and the name of the file in it. UsageError where nothing here opens it."""
+    if not is_remote(uri):
+        return fsspec.filesystem("file"), os.path.abspath(local(uri))
+    scheme = uri.split("://")[0]
+    try:
+        files = fsspec.filesystem(scheme, **OPTIONS.get({"s3a": "s3"}.get(scheme, scheme), {}))
+    except (ValueError, ImportError) as error:  # an unknown scheme, or one whose package is not installed
+        raise UsageError(f"cannot read from {scheme}://: {error}") from None
+    return files, files._strip_protocol(uri)
+
+
+def join(place: str, *names: str) -> str:
+    return "/".join([place.rstrip("/") or "/", *names]) if is_remote(place) else os.path.join(local(place), *names)
+
+
+def open_file(uri: str) -> BinaryIO:
+    """A seekable stream of a file's bytes, fetched piece by piece. OSError, or UsageError as of `system`."""
+    if not is_remote(uri):
+        return open(local(uri), "rb")
+    files, name = system(uri)
+    with _as_os_error(uri):
+        return files.open(name, "rb", block_size=AHEAD, cache_type="readahead")
+
+
+def read(uri: str) -> bytes:
+    with _as_os_error(uri), open_file(uri) as file:
+        return file.read()
+
+
+def write(uri: str, content: bytes) -> None:
+    """A file that appears whole or not at all, in the place of an older one."""
+    if is_remote(uri):
+        files, name = system(uri)
+        with _as_os_error(uri):
+            files.pipe_file(name, bytes(content))
+        return
+    path = Path(local(uri))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # readers of Parquet pass over names with a dot first
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def remove(uri: str) -> None:
+    files, name = system(uri)
+    with _as_os_error(uri):
+        files.rm_file(name)
+
+
+def info(uri: str) -> tuple[str, Found | None]:
+    """("file", what a listing says of it), ("directory", None) or ("nothing", None)."""
+    files, name = system(uri)
+    try:
+        with _as_os_error(uri):
+            found = files.info(name)
+    except FileNotFoundError:
+        return "nothing", None
+    return found["type"], _found(files, found) if found["type"] == "file" else None
+
+
+def stat(uri: str) -> Found | None:
+    """What a listing says of a file, or None where there is none."""
+    try:
+        return info(uri)[1]
+    except OSError:
+        return None
+
+
+def below(folder: str) -> Iterator[Found]:
+    """All files in a folder and its folders, in a fixed order; none where there is no such folder.
+
+    Hidden ones are left out (macOS puts `._name.wav` beside `name.wav`); links to folders are not followed.
+    """
+    files, root = system(folder)
+    if not is_remote(folder):
+        for place, folders, names in os.walk(root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(name for name in names if not name.startswith(".")):
+                found = stat(os.path.join(place, name))
+                if found is not None:  # not a link to nothing
+                    yield found
+        return
+    with _as_os_error(folder):
+        found = files.find(root, detail=True)
+    for name in sorted(found):
+        if not any(part.startswith(".") for part in name[len(root) :].split("/")):
+            yield _found(files, found[name])
+
+
+def matching(pattern: str) -> Iterator[Found]:
+    """The files that a glob names, sorted."""
+    files, name = system(pattern)
+    with _as_os_error(pattern):
+        found = files.glob(name, detail=True)
+    yield from (_found(files, found[name]) for name in sorted(found) if found[name]["type"] == "file")
+
+
+def _found(files, info: dict) -> Found:
+    changed = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(key)), "")
+    uri = info["name"] if "file" in files.protocol else files.unstrip_protocol(info["name"])
+    return Found(uri, info["size"] or 0, str(changed).strip('"'))
+
+
+@contextmanager
+def _as_os_error(uri: str) -> Iterator[None]:
+    """Stores throw what they like: botocore's errors for missing keys and dead endpoints are no OSErrors."""
+    try:
+        yield
+    except (OSError, UsageError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')} ({uri})") from error
