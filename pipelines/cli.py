@@ -77,12 +77,17 @@ def score(
         typer.Argument(
             metavar="SOURCE",
             show_default=False,
-            help="A file, a folder, a glob, or a CSV or Parquet manifest with a column `uri` (and `reference_uri`);"
-            " its other columns are carried into the scores.",
+            help="A file, a folder, a glob, or a CSV or Parquet manifest with a column `uri` (and `reference_uri`),"
+            " here or on s3://; a manifest's other columns are carried into the scores.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", show_default=False, help="Where scores/ and report.html go; replaces them.")
+        str,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Where scores/ and report.html go; what is scored there already is not scored again.",
+        ),
     ],
     reference: Annotated[
         str | None, typer.Option(metavar="ROOT", help="Clean references: a folder with the same relative names.")
@@ -139,11 +144,6 @@ def score(
         raise UsageError(f"--by {name}: no manifest has such a column")
     if baseline is not None:
         Results.open(baseline)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to --out {out}: {error.strerror}") from None
-
     from pipelines.progress import Progress
     from pipelines.report import attempt as attempt_report
     from pipelines.score import Settings
@@ -158,7 +158,7 @@ def score(
     if totals.failed > max_failure_rate * totals.recordings:
         print(
             f"sqllm: {totals.failed} of {totals.recordings} recordings failed, more than --max-failure-rate"
-            f" {max_failure_rate:g}: see error_detail in {out / 'scores'}",
+            f" {max_failure_rate:g}: see error_detail in {out}",
             file=sys.stderr,
         )
         raise typer.Exit(1)
@@ -175,7 +175,7 @@ def ask(
 ) -> None:
     """Ask about a recording; the answer comes in words."""
     for name in filter(None, (file, reference)):
-        if not os.path.isfile(name):
+        if "://" not in name and not os.path.isfile(name):
             raise UsageError(f"no such file: {name}")
     _profile(profile)
     from rich.console import Console
@@ -194,7 +194,7 @@ def ask(
 
 
 @app.command()
-def show(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a run.")]) -> None:
+def show(directory: Annotated[str, typer.Argument(metavar="DIR", help="The --out of a run.")]) -> None:
     """Show the summary of a finished or half-finished run."""
     from pipelines.summary import show as show_summary
 
@@ -203,7 +203,7 @@ def show(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --ou
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a run.")],
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The --out of a run.")],
     by: By = None,
     baseline: Baseline = None,
     audio: Audio = True,

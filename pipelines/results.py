@@ -1,18 +1,19 @@
-"""The scores of a run, read back a batch at a time: `DIR/summary.json`, and the rows of its fingerprint."""
+"""The scores of a run, read back a batch at a time: `DIR/summary.json`, and the rows of its partitions."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import dataset
 
+from sqllm import storage
 from sqllm.errors import UsageError
-from sqllm.recording import ROW_FIELDS
+from sqllm.recording import ROW_FIELDS, VERSION
 
 SUMMARY = "summary.json"
 BATCH_ROWS = 16_384
@@ -20,34 +21,37 @@ BATCH_ROWS = 16_384
 
 @dataclass
 class Results:
-    """A finished or half-finished run. UsageError where `out` holds none."""
+    """A finished or half-finished run. UsageError where `out`, a folder or a URI, holds none."""
 
-    out: Path
+    out: str
     summary: dict
 
     @classmethod
-    def open(cls, out: Path) -> Results:
-        if not (out / SUMMARY).is_file():
-            raise UsageError(f"no scores in {out}: it has no {SUMMARY}. `sqllm score SOURCE --out {out}` makes one")
-        return cls(out, json.loads((out / SUMMARY).read_text()))
+    def open(cls, out: str | os.PathLike) -> Results:
+        out = os.fspath(out)
+        try:
+            return cls(out, json.loads(storage.read(storage.join(out, SUMMARY))))
+        except FileNotFoundError:
+            raise UsageError(
+                f"no scores in {out}: it has no {SUMMARY}. `sqllm score SOURCE --out {out}` makes one"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"cannot read {out}: {error.strerror or error}") from None
 
     @cached_property
     def data(self) -> dataset.Dataset:
-        return dataset.dataset(self.out / "scores", format="parquet", partitioning="hive")
-
-    @cached_property
-    def only(self) -> dataset.Expression:
-        """The rows of this run among those of others in the same folder."""
-        model = self.summary.get("model")
-        return dataset.scalar(True) if model is None else dataset.field("model") == model
+        """The rows of this run; those of other models and settings in the same folder are in other partitions."""
+        files, scores = storage.system(storage.join(self.out, "scores"))
+        folders = [f"{scores}/{partition}" for partition in self.summary["partitions"]]
+        return dataset.dataset([dataset.dataset(folder, filesystem=files, format="parquet") for folder in folders])
 
     @property
     def carried(self) -> list[str]:
         """The columns of the manifest."""
-        return [name for name in self.data.schema.names if name not in (*ROW_FIELDS, "fingerprint")]
+        return [name for name in self.data.schema.names if name not in (*ROW_FIELDS, *VERSION)]
 
     def parts(self) -> list[dataset.Fragment]:
-        return list(self.data.get_fragments(self.only))
+        return list(self.data.get_fragments())
 
     def batches(self, columns, parts: list | None = None, only: dataset.Expression | None = None) -> Iterator[
         tuple[dataset.Fragment, pa.RecordBatch]
@@ -55,7 +59,7 @@ class Results:
         """(its file, rows): `columns` are names, or names with expressions. No more than a few batches are held."""
         for part in self.parts() if parts is None else parts:
             for batch in part.to_batches(
-                schema=self.data.schema, columns=columns, filter=self.only if only is None else self.only & only,
+                schema=self.data.schema, columns=columns, filter=only,
                 batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1,
             ):  # fmt: skip
                 if len(batch):

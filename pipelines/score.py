@@ -1,31 +1,37 @@
 """The main job: every recording to its scores, with Ray Data.
 
-    recordings -> cut (CPU tasks) -> Scorer (a pool of actors, a model in each) -> rows (driver) -> Parquet
+    what has no scores yet -> cut (CPU tasks) -> Scorer (a pool of actors, a model in each) -> rows (driver) -> Parquet
 
 Audio travels between the stages as pickled `Chunk`s, block by block, so that neither one long recording nor many of
 them fill the memory. The driver sees no audio: it joins the scored chunks of a recording and holds no more than the
-recordings in flight.
+recordings in flight. It alone writes, so that what it has written is what another run need not do.
 """
 
 from __future__ import annotations
 
-import pickle
+import os
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
+from pipelines import manifest, resume
 from pipelines.cluster import CUT_CPUS, Pool, start_ray
-from pipelines.sink import Sink, row_schema
+from pipelines.journal import Journal
+from pipelines.sink import Sink, commit, row_schema
+from pipelines.stages import Part, Scorer, cut_recordings, joined, rows_of, unpacked
 from pipelines.summary import Totals, write_summary
+from sqllm import storage
 from sqllm.audio.draw import MOST
-from sqllm.errors import UsageError
-from sqllm.recording import Chunk, cut, in_words, rows
+from sqllm.errors import AudioError, UsageError
+from sqllm.recording import unopened
+
+PASSES = 3  # over recordings that got lost with machines
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,12 @@ class Settings:
         """How many windows of a channel are kept to be scored; None: all."""
         return self.windows_per_call or (MOST if self.until_se else None)
 
-
-@dataclass
-class Part:
-    """One scored chunk, without its audio."""
-
-    chunk: Chunk
-    of: int | None  # how many chunks the recording has; known to its last one
-    scores: dict | None  # or {"error": why the model failed on it}
-    fingerprint: str
-    ready_at: float  # when its actor had loaded the model
+    def partition(self, fingerprint: str) -> str:
+        """The folder of the scores that can be compared: another model or setting has another."""
+        asked = {"profile": self.profile, "windows": self.windows_per_call, "se": self.until_se}
+        asked["explain"] = None if self.explain == "never" else self.explain.replace("=", "-")
+        words = [f"{name}-{value}" for name, value in asked.items() if value]
+        return "_".join([f"fingerprint={fingerprint}", *words])
 
 
 def load_predictor(model: str, device: str, threads: int):
@@ -68,61 +70,119 @@ def load_predictor(model: str, device: str, threads: int):
     return Predictor.load(model=model, device=device)
 
 
+def model_fingerprints(model: str) -> set[str]:
+    from sqllm import Predictor
+
+    return Predictor.fingerprints(model)
+
+
 def score(
     recordings: pa.Table,
-    out: Path,
+    out: str | os.PathLike,
     settings: Settings,
     load: Callable = load_predictor,
     watch: Callable[[str, Totals], None] = lambda stage, totals: None,
+    fingerprints: Callable[[str], set[str]] = model_fingerprints,
 ) -> Totals:
-    """Score the table of `sources.find` into `out/scores/` and `out/summary.json`, and return the counts.
+    """Score what of the table of `sources.find` has no scores in `out/scores/` yet, and return the counts of all.
 
-    `load(model, device, threads)` makes the predictor of an actor; `watch(stage, totals)` is told of progress.
-    Rows of an earlier run in `out` are replaced as soon as the model has loaded. Raises UsageError where it cannot.
+    `out` is a folder or a URI. `load(model, device, threads)` makes the predictor of an actor, `fingerprints(model)`
+    are those it may have; `watch(stage, totals)` is told of progress. Raises UsageError where it cannot.
     """
+    out = os.fspath(out)
     totals = Totals(recordings.num_rows, settings.profile)
-    watch("starting Ray", totals)
-    start_ray(settings.verbose)
-    pool = Pool.fit(recordings.num_rows, settings.actors, settings.device)
-    watch("loading the model", totals)
-    carried = recordings.drop_columns(["recording_id", "uri", "reference_uri"]).schema
-    sink = None
+    manifest.keep(out, recordings)
+    done = np.zeros(len(recordings), bool)
+    scores = storage.join(out, "scores")
+    if storage.info(scores)[0] == "directory":
+        watch("looking at what is scored", totals)
+        partitions = [settings.partition(fingerprint) for fingerprint in sorted(fingerprints(settings.model))]
+        done, standing = resume.standing([storage.join(scores, partition) for partition in partitions], recordings)
+        if len(standing):
+            totals.keep(standing)
+            totals.partitions = sorted(map(settings.partition, pc.unique(standing["model"]).to_pylist()))
+    sinks: dict[str, Sink] = {}
+    schema = row_schema(recordings.drop_columns(["recording_id", "uri", "reference_uri"]).schema)
+
+    def sink(fingerprint: str) -> Sink:
+        if fingerprint not in sinks:
+            partition = settings.partition(fingerprint)
+            sinks[fingerprint] = Sink(storage.join(scores, partition), schema)
+            totals.partitions = sorted({*totals.partitions, partition})
+        return sinks[fingerprint]
+
     try:
-        for position, parts in _joined(_scored(recordings, settings, pool, load)):
-            if sink is None:
-                sink = Sink(out / "scores", row_schema(carried))
+        for position, made, ready_at in _made(recordings, done, settings, load, watch, totals):
             known = recordings.slice(position, 1).to_pylist()[0]
-            known |= {"profile": settings.profile, "model": parts[0].fingerprint, "scored_at": datetime.now(UTC)}
-            done = [row | known for row in _rows(parts)]
-            totals.add(done, parts[0].ready_at)
-            if sink.write(done):
+            known |= {"profile": settings.profile, "scored_at": datetime.now(UTC)}
+            new = [row | known for row in made]
+            totals.add(new, ready_at)
+            if sink(new[0]["model"]).write(new):
                 write_summary(out, totals)
             watch("scoring", totals)
         totals.finished = True
     finally:
-        if sink is not None:
-            sink.flush()
+        for each in sinks.values():
+            each.flush()
+        if totals.partitions:
             write_summary(out, totals)
+    for partition in totals.partitions:
+        commit(storage.join(scores, partition), totals.as_dict())
     return totals
 
 
-def _scored(recordings: pa.Table, settings: Settings, pool: Pool, load: Callable) -> Iterator[tuple[int, Part]]:
+def _made(
+    recordings: pa.Table, done: np.ndarray, settings: Settings, load: Callable, watch: Callable, totals: Totals
+) -> Iterator[tuple[int, list[dict], float]]:
+    """(position, rows, when its model was ready) of each recording that is not done, as they come."""
+    waiting, problem = ~done, None
+    if not waiting.any():
+        return
+    watch("starting Ray", totals)
+    start_ray(settings.verbose)
+    pool = Pool.fit(int(waiting.sum()), settings.actors, settings.device)
+    watch("loading the model", totals)
+    journal = Journal()
+    for _ in range(PASSES):
+        positions = np.flatnonzero(waiting)
+        try:
+            for position, parts in joined(_scored(recordings, positions, settings, pool, load, journal)):
+                waiting[position] = False
+                stamp = {"model": parts[0].fingerprint}
+                yield position, [row | stamp for row in rows_of(parts)], parts[0].ready_at
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:  # machines went, and what was on them
+            problem = error
+        if not waiting.any():
+            return
+    if problem:
+        raise problem
+    lost = AudioError("MODEL", f"it got lost on its way {PASSES} times")
+    for position in np.flatnonzero(waiting).tolist():
+        row = recordings.slice(position, 1).to_pylist()[0]
+        yield position, [unopened(row["uri"], row["reference_uri"], lost).row | {"model": totals.model}], time.time()
+
+
+def _scored(
+    recordings: pa.Table, positions: np.ndarray, settings: Settings, pool: Pool, load: Callable, journal: Journal
+) -> Iterator[tuple[int, Part]]:
     """(position in the table, part) in the order in which they are done."""
-    table = recordings.select(["uri", "reference_uri"]).append_column("position", pa.array(range(len(recordings))))
+    table = recordings.select(["uri", "reference_uri"]).take(positions).append_column("position", pa.array(positions))
     spread = len(table) // int(8 * ray.cluster_resources()["CPU"])
     size = max(1, min(16, spread), len(table) // 10_000)  # recordings in a block: few, for results that come steadily
     parts = (
         ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
         .map_batches(
             cut_recordings,
-            fn_kwargs={"windows": settings.windows},
+            fn_kwargs={"journal": journal, "windows": settings.windows},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=CUT_CPUS,
         )
         .map_batches(
             Scorer,
-            fn_constructor_args=(load, settings, pool),
+            fn_constructor_args=(load, settings, pool, journal),
             compute=ray.data.ActorPoolStrategy(size=pool.actors),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
@@ -131,90 +191,7 @@ def _scored(recordings: pa.Table, settings: Settings, pool: Pool, load: Callable
         )
     )
     for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for position, part in _unpacked(batch):
+        for position, part in unpacked(batch):
             if isinstance(part, UsageError):  # no actor could load the model
                 raise part
             yield position, part
-
-
-def cut_recordings(batch: pa.Table, windows: int | None = None) -> Iterator[pa.Table]:
-    """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another."""
-    for row in batch.to_pylist():
-        count, last = 0, None
-        for chunk in cut(row["uri"], row["reference_uri"], windows):
-            if last is not None:
-                yield _packed([(row["position"], (last, None))])
-            count, last = count + 1, chunk
-        yield _packed([(row["position"], (last, count))])
-
-
-class Scorer:
-    """The actor: loads the model once, scores chunks, and lets their audio go."""
-
-    def __init__(self, load: Callable, settings: Settings, pool: Pool):
-        self.settings = settings
-        self.refusal = None
-        try:
-            self.predictor = load(settings.model, pool.device, pool.threads)
-        except Exception as error:  # thrown from here it would reach the user as a page of Ray's own words
-            self._explain()
-            reason = str(error) if isinstance(error, UsageError) else in_words(error)
-            self.refusal = UsageError(f"cannot load the model {settings.model}: {reason}")
-        self.ready_at = time.time()
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        if self.refusal:
-            return _packed([(position, self.refusal) for position, _ in _unpacked(batch)])
-        positions, pairs = zip(*_unpacked(batch), strict=True)
-        results = self._score([chunk for chunk, _ in pairs])
-        return _packed(
-            (position, Part(chunk.without_audio(), of, scores, self.predictor.fingerprint, self.ready_at))
-            for position, (chunk, of), scores in zip(positions, pairs, results, strict=True)
-        )
-
-    def _score(self, chunks: list[Chunk]) -> list[dict | None]:
-        """The scores of each; a call that fails is repeated one by one, so that one chunk spoils no other."""
-        try:
-            settings = self.settings
-            return self.predictor.score_chunks(chunks, settings.profile, settings.explain, settings.until_se)
-        except Exception as error:
-            if len(chunks) > 1:
-                return [result for chunk in chunks for result in self._score([chunk])]
-            self._explain()
-            return [{"error": in_words(error)}]
-
-    def _explain(self) -> None:
-        if self.settings.verbose:
-            traceback.print_exc()
-
-
-def _joined(parts: Iterator[tuple[int, Part]]) -> Iterator[tuple[int, list[Part]]]:
-    """All parts of a recording together, as soon as the last of them is there."""
-    waiting: dict[int, list[Part]] = {}
-    for position, part in parts:
-        together = waiting.setdefault(position, [])
-        together.append(part)
-        if any(part.of == len(together) for part in together):
-            yield position, waiting.pop(position)
-
-
-def _rows(parts: list[Part]) -> list[dict]:
-    """One row a channel. A model that gave nonsense costs the recording's rows, not the run."""
-    try:
-        return rows((part.chunk, part.scores) for part in parts)
-    except Exception as error:
-        known = next((part.chunk.row for part in parts if part.chunk.row), {})
-        failed = {"status": "failed", "error_code": "MODEL", "error_detail": in_words(error)}
-        return [{**known, "channel": channel, **failed} for channel in sorted({part.chunk.channel for part in parts})]
-
-
-def _packed(items) -> pa.Table:
-    """(position, anything) rows for Ray: pickled, because numpy's fixed-width bytes lose trailing zeros."""
-    positions, things = zip(*items, strict=True)
-    packed = pa.array([pickle.dumps(thing, protocol=5) for thing in things], pa.large_binary())
-    return pa.table({"position": pa.array(positions, pa.int64()), "thing": packed})
-
-
-def _unpacked(batch: pa.Table) -> Iterator[tuple[int, object]]:
-    for position, thing in zip(batch["position"], batch["thing"], strict=True):
-        yield position.as_py(), pickle.loads(thing.as_buffer())

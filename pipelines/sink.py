@@ -1,19 +1,23 @@
-"""Rows -> `DIR/scores/part-*.parquet`. A part appears whole or not at all, so a reader never meets half a file."""
+"""Rows -> `DIR/scores/fingerprint=.../part-*.parquet`, here or on s3://.
+
+A part appears whole or not at all, so a reader never meets half a file; `_SUCCESS` beside them closes a run.
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import time
+import uuid
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from sqllm import DIMENSIONS
+from sqllm import DIMENSIONS, storage
 from sqllm.recording import ROW_FIELDS
 
 PART_ROWS, PART_S = 20_000, 60.0  # a part is closed at whichever comes first: a run that is cut off loses a minute
-NEXT_TO = ".{}.tmp"  # readers of Parquet folders pass over names with a dot in front
+SUCCESS = "_SUCCESS"
 
 TEXT = ("uri", "reference_uri", "status", "error_code", "error_detail", "explanation", "profile", "model")
 SPAN = [("start_s", pa.float64()), ("end_s", pa.float64())]
@@ -43,19 +47,19 @@ TYPES = {  # all others are scores and seconds: float32
 
 
 class Sink:
-    """Collects rows and writes them as numbered parts; the scores of an earlier run in the same folder are replaced."""
+    """Collects the rows of one partition and writes them as parts. Each run's parts have names of their own, and one
+    that is written again after a failure replaces itself."""
 
-    def __init__(self, folder: Path, schema: pa.Schema):
-        self.folder, self.schema = folder, schema
+    def __init__(self, folder: str, schema: pa.Schema):
+        self.folder, self.schema = str(folder), schema
+        self.run = uuid.uuid4().hex[:8]
         self.rows: list[dict] = []
         self.parts = 0
         self.flushed = time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in (*folder.glob("part-*.parquet"), *folder.glob(NEXT_TO.format("part-*"))):
-            old.unlink()
+        reopen(self.folder)
 
     def write(self, rows: list[dict]) -> bool:
-        """Take rows; True when a part was written."""
+        """Take all rows of a recording; True when a part was written."""
         self.rows += rows
         if len(self.rows) < PART_ROWS and time.monotonic() - self.flushed < PART_S:
             return False
@@ -66,12 +70,30 @@ class Sink:
         self.flushed = time.monotonic()
         if not self.rows:
             return False
-        part = self.folder / f"part-{self.parts:05d}.parquet"
-        temporary = part.with_name(NEXT_TO.format(part.name))
-        parquet.write_table(pa.Table.from_pylist(self.rows, schema=self.schema), temporary, compression="zstd")
-        os.replace(temporary, part)
+        name = f"part-{self.run}-{self.parts:05d}.parquet"
+        write_table(storage.join(self.folder, name), pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.parts = [], self.parts + 1
         return True
+
+
+def reopen(folder: str) -> None:
+    """What a closed run left in a partition, and what a killed one left half, goes before there are other rows."""
+    if storage.stat(closed := storage.join(folder, SUCCESS)):
+        storage.remove(closed)
+    if not storage.is_remote(folder):
+        for half in Path(storage.local(folder)).glob(".part-*.tmp"):
+            half.unlink()
+
+
+def commit(folder: str, counts: dict) -> None:
+    """Write the file that closes a run: there are no more rows to come."""
+    storage.write(storage.join(folder, SUCCESS), (json.dumps(counts, indent=2) + "\n").encode())
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    content = pa.BufferOutputStream()
+    parquet.write_table(table, content, compression="zstd")
+    storage.write(uri, content.getvalue())
 
 
 def row_schema(carried: pa.Schema) -> pa.Schema:

@@ -20,7 +20,7 @@ from pyarrow import csv, parquet
 
 from sqllm import storage
 from sqllm.errors import UsageError
-from sqllm.recording import ROW_FIELDS, recording_id
+from sqllm.recording import ROW_FIELDS, VERSION, recording_id
 
 AUDIO = (
     *(".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".gsm"),
@@ -28,7 +28,6 @@ AUDIO = (
     *(".g723", ".g726", ".wma", ".webm", ".mka"),
 )
 MANIFESTS = (".csv", ".parquet")
-VERSION = ("size", "etag")
 INTEGER, NUMBER = r"^(0|-?[1-9]\d{0,17})$", r"^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$"
 
 

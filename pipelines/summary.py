@@ -7,10 +7,12 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.results import SUMMARY, Results
-from sqllm import DIMENSIONS
+from sqllm import DIMENSIONS, storage
 
 SHOWN = 20  # rows of the table
 COLOURS = ((2.5, "red"), (3.5, "yellow"), (5.1, "green"))
@@ -24,6 +26,9 @@ class Totals:
     profile: str | None = None
     done: int = 0
     failed: int = 0  # recordings with a failed row
+    kept: int = 0  # recordings that an earlier run has scored
+    kept_audio_s: float = 0.0
+    partitions: list[str] = field(default_factory=list)  # of scores/: where the rows are
     rows: int = 0
     audio_s: float = 0.0  # of recordings, not of channels
     status: Counter = field(default_factory=Counter)
@@ -49,6 +54,23 @@ class Totals:
             if row["status"] == "ok":
                 self.sums.update({name: row[name] for name in DIMENSIONS})
 
+    def keep(self, rows: pa.Table) -> None:
+        """Count the rows of `resume.standing`, which are not scored again."""
+        failed = pc.cast(pc.equal(rows["status"], "failed"), pa.int8())
+        each = rows.append_column("failed", failed).group_by("position")
+        each = each.aggregate([("failed", "max"), ("duration_s", "max")])
+        self.kept = len(each)
+        self.kept_audio_s = pc.sum(each["duration_s_max"]).as_py() or 0.0
+        self.done, self.rows = self.done + self.kept, self.rows + len(rows)
+        self.failed += pc.sum(each["failed_max"]).as_py()
+        self.audio_s += self.kept_audio_s
+        for counter, name in ((self.status, "status"), (self.codes, "error_code")):
+            counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(rows[name]).to_pylist()}
+            counter.update({value: count for value, count in counts.items() if value is not None})
+        scored = rows.filter(pc.equal(rows["status"], "ok"))
+        self.sums.update({name: pc.sum(scored[name]).as_py() or 0.0 for name in DIMENSIONS})
+        self.model = rows["model"][0].as_py()
+
     @property
     def scoring_s(self) -> float:
         """Seconds since a model was ready: loading is left out, so that a short run shows the true speed."""
@@ -56,7 +78,7 @@ class Totals:
 
     @property
     def times_real_time(self) -> float:
-        return self.audio_s / self.scoring_s if self.ready_at else 0.0
+        return (self.audio_s - self.kept_audio_s) / self.scoring_s if self.ready_at else 0.0
 
     def as_dict(self) -> dict:
         """The content of `summary.json`."""
@@ -65,8 +87,10 @@ class Totals:
             "finished": self.finished,
             "model": self.model,
             "profile": self.profile,
+            "partitions": self.partitions,
             "recordings": self.recordings,
             "done": self.done,
+            "kept": self.kept,
             "failed": self.failed,
             "rows": self.rows,
             "status": dict(self.status.most_common()),
@@ -80,14 +104,12 @@ class Totals:
         }
 
 
-def write_summary(out: Path, totals: Totals) -> None:
+def write_summary(out: str | os.PathLike, totals: Totals) -> None:
     """Replace `out/summary.json` in one step."""
-    temporary = out / f".{SUMMARY}.tmp"
-    temporary.write_text(json.dumps(totals.as_dict(), indent=2) + "\n")
-    os.replace(temporary, out / SUMMARY)
+    storage.write(storage.join(os.fspath(out), SUMMARY), (json.dumps(totals.as_dict(), indent=2) + "\n").encode())
 
 
-def show(out: Path, console) -> None:
+def show(out: str | os.PathLike, console) -> None:
     """Print the worst recordings of a finished or half-finished run, and a line of totals.
 
     `console` is a rich Console. UsageError where `out` holds no run.
@@ -105,10 +127,8 @@ def show(out: Path, console) -> None:
 
 def _worst(results: Results) -> tuple[list[dict], int]:
     """The rows to show and how many more there are: all of a small run by name, else those with the lowest mos."""
-    import pyarrow.compute as pc
-
     names = ["uri", "channel", *DIMENSIONS, "worst_start_s", "worst_mos", "status", "error_code", "error_detail"]
-    table = results.data.to_table(columns=names, filter=results.only)
+    table = results.data.to_table(columns=names)
     more = max(0, len(table) - SHOWN)
     if more:
         lowest = pc.select_k_unstable(table, SHOWN, sort_keys=[("mos", "ascending")])

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +26,7 @@ By = Annotated[
     typer.Option(metavar="COLUMN,...", help="Group the report by these columns; without it, by those of few values."),
 ]
 Baseline = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="The --out of an earlier run, for the report to compare with.")
+    str | None, typer.Option(metavar="DIR", help="The --out of an earlier run, for the report to compare with.")
 ]
 Audio = Annotated[
     bool, typer.Option("--audio/--no-audio", help="Whether the report holds a few seconds of the worst recordings.")

@@ -30,6 +30,7 @@ from sqllm.recording import Chunk, cut, rows
 
 BATCH = {"cpu": 4, "cuda": 64}  # windows in one pass
 MODES = ("tree", "generate")
+DTYPES = ("float32", "bfloat16")
 Path = str | os.PathLike
 
 
@@ -66,12 +67,18 @@ class Predictor:
         if dtype == "auto":
             fast = device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
             dtype = "bfloat16" if fast else "float32"
-        if dtype not in ("float32", "bfloat16"):
+        if dtype not in DTYPES:
             raise UsageError(f"no dtype {dtype!r}: give auto, float32 or bfloat16")
         if mode not in MODES:
             raise UsageError(f"no mode {mode!r}: give {' or '.join(MODES)}")
         loaded = store.load(model, device, getattr(torch, dtype))
         return cls(loaded, store.fingerprint(model, loaded.prompt, dtype, mode), mode)
+
+    @classmethod
+    def fingerprints(cls, model: str = "embedded", mode: str = "tree") -> set[str]:
+        """Those that `load` may give, in one dtype or another, without loading weights. UsageError as from `load`."""
+        prompt = store.load_prompt(model)
+        return {store.fingerprint(model, prompt, dtype, mode) for dtype in DTYPES}
 
     # ---- files
 

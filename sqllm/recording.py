@@ -30,6 +30,7 @@ ROW_FIELDS = (
     *("duration_s", "speech_s", *(f"{name}{part}" for name in DIMENSIONS for part in ("", "_std")), "mos_se"),
     *("worst_start_s", "worst_mos", "windows", "evidence", "alignment", "explanation", "profile", "model", "scored_at"),
 )
+VERSION = ("size", "etag")  # of the source: what a batch's rows carry, so that a changed file is scored again
 
 
 @dataclass
@@ -98,7 +99,12 @@ def cut(uri: str, reference: str | None = None, windows: int | None = None) -> I
         for channel in channels:
             yield channel.failed(known)
         if not channels:
-            yield Chunk(uri, None, 0, row=_row(uri, None, reference, known))
+            yield unopened(uri, reference, known)
+
+
+def unopened(uri: str, reference: str | None, error: AudioError) -> Chunk:
+    """The one chunk of a recording of which nothing is known but why."""
+    return Chunk(uri, None, 0, row=_row(uri, None, reference, error))
 
 
 class _Channel:

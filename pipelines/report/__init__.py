@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -13,6 +13,7 @@ from pipelines.report.comparison import compare
 from pipelines.report.gather import MOST_VALUES, gather
 from pipelines.report.page import write_page
 from pipelines.results import Results
+from sqllm import storage
 from sqllm.errors import UsageError
 from sqllm.recording import in_words
 
@@ -21,7 +22,10 @@ WORST = 10  # recordings that are shown one by one
 FEW = 24  # values that a column may have to be shown though nobody asked for it
 
 
-def write(out: Path, by: Sequence[str] = (), baseline: Path | None = None, audio: bool = True) -> Path:
+Place = str | os.PathLike
+
+
+def write(out: Place, by: Sequence[str] = (), baseline: Place | None = None, audio: bool = True) -> str:
     """Write `out/report.html` of the run in `out`, by the carried columns `by` (none: by those of few values).
 
     `baseline` is the `out` of an earlier run to compare with; `audio` False leaves the voices out. UsageError where one
@@ -35,15 +39,14 @@ def write(out: Path, by: Sequence[str] = (), baseline: Path | None = None, audio
     for group in found.groups:
         if group.too_many:
             raise UsageError(f"--by {group.column}: it has more than {MOST_VALUES} values; give one with fewer")
-    path = out / REPORT
+    place = storage.join(results.out, REPORT)
     shown = [group.column for group in found.groups]
     compared = compare(results, earlier, found.recordings, shown) if earlier else None
-    text = write_page(results, found, clips(results, found.worst), compared, audio)
-    path.write_text(text, encoding="utf-8")
-    return path
+    storage.write(place, write_page(results, found, clips(results, found.worst), compared, audio).encode())
+    return place
 
 
-def attempt(out: Path, by: Sequence[str] = (), baseline: Path | None = None, audio: bool = True) -> None:
+def attempt(out: Place, by: Sequence[str] = (), baseline: Place | None = None, audio: bool = True) -> None:
     """`write` at the end of a run, which no fault of the report spoils."""
     try:
         print(f"report: {write(out, by, baseline, audio)}")

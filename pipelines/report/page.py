@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Sequence
 
@@ -50,7 +51,7 @@ def write_page(
     results: Results, found: Gathered, worst: Sequence[Clip], compared: Comparison | None, audio: bool
 ) -> str:
     """The whole document."""
-    title = f"Speech quality of {results.out.resolve().name}"
+    title = f"Speech quality of {os.path.basename(os.path.abspath(results.out))}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p class=note>{_run(results.summary)}</p>",

@@ -98,7 +98,7 @@ def load_language_model(
     """The causal LM and its tokenizer. `device`: where 4-bit weights are made and stay; all else is on the CPU."""
     path = _base_path(config.language_model, directory)
     packed = Path(path) / "packed.safetensors"
-    tokenizer = _from_hub("tokenizer", path, lambda: AutoTokenizer.from_pretrained(path))
+    tokenizer = _load_tokenizer(path)
     if packed.is_file():
         base = LlamaConfig.from_pretrained(path)
         with accelerate.init_empty_weights(include_buffers=False):
@@ -119,6 +119,16 @@ def load_language_model(
         }  # fmt: skip
     lm = _from_hub("language model", path, lambda: LlamaForCausalLM.from_pretrained(path, **options))
     return lm, tokenizer
+
+
+def _load_tokenizer(path: Path | str):
+    return _from_hub("tokenizer", path, lambda: AutoTokenizer.from_pretrained(path))
+
+
+def load_prompt(name: str | Path) -> Prompt:
+    """The prompt of a trained model, for its `fingerprint`."""
+    directory = trained(name)
+    return Prompt(_load_tokenizer(_base_path(ModelConfig.load(directory).language_model, directory)))
 
 
 def create(

@@ -5,8 +5,9 @@ import pytest
 import soundfile
 from pyarrow import dataset
 
-from pipelines.score import Part, Settings, _rows, score
+from pipelines.score import Settings, score
 from pipelines.sources import find
+from pipelines.stages import Part, rows_of
 from sqllm.errors import UsageError
 from sqllm.recording import ROW_FIELDS, cut
 
@@ -39,6 +40,11 @@ BAD = {
 }
 
 
+def known(model):
+    """The fingerprint of `stand_in`."""
+    return {"stand-in"}
+
+
 @pytest.fixture
 def folder(tmp_path, record):
     """Good recordings of every kind beside every kind of bad one, and a manifest of them all."""
@@ -66,7 +72,7 @@ def test_a_full_table_with_the_right_codes(local_ray, folder, stand_in):
     totals = score(recordings, folder / "out", settings, stand_in, watch=lambda stage, _: seen.append(stage))
 
     table = dataset.dataset(folder / "out/scores").to_table()
-    assert table.schema.names == [*ROW_FIELDS, "trunk"]
+    assert table.schema.names == [*ROW_FIELDS, "size", "etag", "trunk"]
     rows = {}
     for row in table.to_pylist():
         rows.setdefault(row["uri"].split("/")[-1], []).append(row)
@@ -114,11 +120,12 @@ def test_some_windows_of_each_call(local_ray, tmp_path, record, stand_in):
 
 def test_a_model_that_does_not_load_ends_the_run_and_keeps_earlier_scores(local_ray, tmp_path, record, stand_in):
     record(tmp_path / "a.wav")
-    (tmp_path / "scores").mkdir()
-    (tmp_path / "scores/part-00000.parquet").write_bytes(b"earlier")
+    earlier = tmp_path / "scores/fingerprint=other/part-1-00000.parquet"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"earlier")
     with pytest.raises(UsageError, match="cannot load the model absent: no such model"):
-        score(find([str(tmp_path)]), tmp_path, Settings(model="absent", device="cpu"), stand_in)
-    assert (tmp_path / "scores/part-00000.parquet").read_bytes() == b"earlier"
+        score(find([str(tmp_path)]), tmp_path, Settings(model="absent", device="cpu"), stand_in, fingerprints=known)
+    assert earlier.read_bytes() == b"earlier"
 
 
 def test_a_gpu_that_is_not_there_is_refused(local_ray, tmp_path, record, stand_in):
@@ -130,5 +137,5 @@ def test_a_gpu_that_is_not_there_is_refused(local_ray, tmp_path, record, stand_i
 def test_nonsense_from_a_model_costs_that_recording_alone(tmp_path, record):
     (chunk,) = cut(str(record(tmp_path / "a.wav")))
     part = Part(chunk, 1, {"mean": [[1.0]], "std": [[1.0]]}, "stand-in", 0.0)
-    (row,) = _rows([part])
+    (row,) = rows_of([part])
     assert (row["status"], row["error_code"], row["channel"]) == ("failed", "MODEL", 0) and row["uri"] == chunk.uri

@@ -3,19 +3,22 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from pyarrow import dataset
 
-from pipelines.sink import Sink, row_schema
+from pipelines.sink import Sink, commit, row_schema
 from sqllm.audio.evidence import Evidence
 from sqllm.recording import ROW_FIELDS
 
 
-def test_parts_appear_whole_and_replace_those_of_an_earlier_run(tmp_path):
+def test_parts_appear_whole_beside_those_of_an_earlier_run(tmp_path):
     schema = row_schema(pa.schema([("trunk", pa.string())]))
-    Sink(tmp_path, schema).folder.joinpath("part-00009.parquet").write_bytes(b"old")
-    (tmp_path / ".part-00000.parquet.tmp").write_bytes(b"half")
+    for name in ("part-1-00000.parquet", ".part-1-00001.parquet.7.tmp", "_SUCCESS"):
+        (tmp_path / name).write_bytes(b"earlier")
     sink = Sink(tmp_path, schema)
+    assert [path.name for path in tmp_path.iterdir()] == ["part-1-00000.parquet"]  # what was half is gone
+    (tmp_path / "part-1-00000.parquet").unlink()
     assert not sink.write([{"uri": "a", "scored_at": datetime.now(UTC)}]) and not list(tmp_path.iterdir())
     assert sink.flush() and not sink.flush()
-    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]
+    commit(str(tmp_path), {"rows": 1})
     table = dataset.dataset(tmp_path).to_table()
     assert table.schema.names == [*ROW_FIELDS, "trunk"]
     assert table.schema.field("mos").type == pa.float32()  # though every value is null

@@ -25,7 +25,8 @@ def run(tmp_path):
     import pyarrow as pa
 
     def write(rows):
-        totals, sink = Totals(recordings=len(rows)), Sink(tmp_path / "scores", row_schema(pa.schema([])))
+        totals = Totals(recordings=len(rows), partitions=["fingerprint=m"])
+        sink = Sink(tmp_path / "scores/fingerprint=m", row_schema(pa.schema([])))
         for each in rows:
             totals.add([each], ready_at=0.0)
             sink.write([each])

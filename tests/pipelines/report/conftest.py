@@ -43,7 +43,8 @@ def finished(tmp_path):
     def write(rows, name="out", model="m", part=1000):
         out = tmp_path / name
         carried = pa.schema([(column, pa.string()) for column in ("trunk", "carrier")])
-        totals, sink = Totals(recordings=len(rows)), Sink(out / "scores", row_schema(carried))
+        totals = Totals(recordings=len(rows), partitions=[f"fingerprint={model}"])
+        sink = Sink(out / f"scores/fingerprint={model}", row_schema(carried))
         for at, row in enumerate(rows):
             totals.add([row | {"model": model}], ready_at=0.0)
             sink.write([row | {"model": model}])
