@@ -1,13 +1,43 @@
+import itertools
+
+import fsspec
 import numpy as np
 import pytest
 import soundfile
+from support import seaweed
+from support.proxy import proxy
 
 from sqllm.errors import UsageError
 
+NUMBERS = itertools.count()
+
 
 @pytest.fixture(scope="session")
-def local_ray():
-    """One Ray for all tests; its CPUs are only logical."""
+def s3_server(tmp_path_factory):
+    """A real S3 server behind a proxy that can be told to fail; the standard variables name it."""
+    with (
+        seaweed.server(tmp_path_factory.mktemp("seaweed")) as store,
+        proxy(store) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in {**seaweed.KEYS, "AWS_ENDPOINT_URL": server.address}.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        server.direct = fsspec.filesystem("s3", endpoint_url=store)  # around the proxy: what tests themselves do
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server):
+    """The URI of an empty bucket."""
+    name = f"bucket-{next(NUMBERS)}"
+    s3_server.direct.mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server):
+    """One Ray for all tests; its CPUs are only logical. Its workers know the S3 server."""
     import ray
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=1 << 28)
