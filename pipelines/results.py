@@ -38,6 +38,10 @@ class Results:
         except OSError as error:
             raise UsageError(f"cannot read {out}: {error.strerror or error}") from None
 
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.out.rstrip("/") if storage.is_remote(self.out) else os.path.abspath(self.out))
+
     @cached_property
     def data(self) -> dataset.Dataset:
         """The rows of this run; those of other models and settings in the same folder are in other partitions."""

@@ -20,8 +20,6 @@ from sqllm.recording import in_words
 REPORT = "report.html"
 WORST = 10  # recordings that are shown one by one
 FEW = 24  # values that a column may have to be shown though nobody asked for it
-
-
 Place = str | os.PathLike
 
 

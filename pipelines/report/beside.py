@@ -19,7 +19,7 @@ SHOWN = 24  # values of columns, the least likely to be chance first
 
 def sentence(found: Comparison) -> str:
     """The comparison in one sentence."""
-    name = html.escape(found.baseline.out.resolve().name)
+    name = html.escape(found.baseline.name)
     real = [d for d in found.differences if d.real]
     worse = [d for d in real if _worse(d)]
     if not real:
@@ -45,7 +45,7 @@ def section(found: Comparison, results: Results) -> list[str]:
     places = [d for d in differences if d.column and (d.real or d.measure == "mos")]
     places.sort(key=lambda d: (not d.real, d.p))
     parts = [
-        f"<h2 id=compared>Compared with {html.escape(baseline.out.resolve().name)}</h2>",
+        f"<h2 id=compared>Compared with {html.escape(baseline.name)}</h2>",
         *_ruler(results, baseline),
     ]
     parts += [f"<p class=note>{_design(found)}</p>", page.table(HEAD, [_cells(d) for d in every])]

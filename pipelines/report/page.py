@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Sequence
 
@@ -51,7 +50,7 @@ def write_page(
     results: Results, found: Gathered, worst: Sequence[Clip], compared: Comparison | None, audio: bool
 ) -> str:
     """The whole document."""
-    title = f"Speech quality of {os.path.basename(os.path.abspath(results.out))}"
+    title = f"Speech quality of {results.name}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p class=note>{_run(results.summary)}</p>",
