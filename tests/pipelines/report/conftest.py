@@ -1,3 +1,5 @@
+import shutil
+
 import pyarrow as pa
 import pytest
 
@@ -42,6 +44,7 @@ def finished(tmp_path):
 
     def write(rows, name="out", model="m", part=1000):
         out = tmp_path / name
+        shutil.rmtree(out, ignore_errors=True)
         carried = pa.schema([(column, pa.string()) for column in ("trunk", "carrier")])
         totals = Totals(recordings=len(rows), partitions=[f"fingerprint={model}"])
         sink = Sink(out / f"scores/fingerprint={model}", row_schema(carried))
