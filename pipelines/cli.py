@@ -195,9 +195,12 @@ def ask(
 
 @app.command()
 def show(directory: Annotated[str, typer.Argument(metavar="DIR", help="The --out of a run.")]) -> None:
-    """Show the summary of a finished or half-finished run."""
+    """Show the summary of a run; one that is going on is followed until it ends (or Ctrl-C)."""
+    from pipelines.live import follow
     from pipelines.summary import show as show_summary
 
+    if sys.stdout.isatty():
+        follow(directory, console())
     show_summary(directory, console())
 
 

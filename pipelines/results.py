@@ -45,9 +45,14 @@ class Results:
     @cached_property
     def data(self) -> dataset.Dataset:
         """The rows of this run; those of other models and settings in the same folder are in other partitions."""
-        files, scores = storage.system(storage.join(self.out, "scores"))
-        folders = [f"{scores}/{partition}" for partition in self.summary["partitions"]]
-        return dataset.dataset([dataset.dataset(folder, filesystem=files, format="parquet") for folder in folders])
+        files, _ = storage.system(self.out)
+        return dataset.dataset([dataset.dataset(f, filesystem=files, format="parquet") for f in self._folders])
+
+    @cached_property
+    def _folders(self) -> list[str]:
+        """Those of the partitions in which there is a file already."""
+        folders = [storage.join(self.out, "scores", partition) for partition in self.summary["partitions"]]
+        return [storage.system(folder)[1] for folder in folders if storage.info(folder)[0] == "directory"]
 
     @property
     def carried(self) -> list[str]:
@@ -55,7 +60,8 @@ class Results:
         return [name for name in self.data.schema.names if name not in (*ROW_FIELDS, *VERSION)]
 
     def parts(self) -> list[dataset.Fragment]:
-        return list(self.data.get_fragments())
+        """The files; none as long as nothing is written."""
+        return list(self.data.get_fragments()) if self._folders else []
 
     def batches(self, columns, parts: list | None = None, only: dataset.Expression | None = None) -> Iterator[
         tuple[dataset.Fragment, pa.RecordBatch]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from pipelines import manifest, resume
+from pipelines import manifest, metrics, resume
 from pipelines.cluster import CUT_CPUS, Pool, start_ray
 from pipelines.journal import Journal
 from pipelines.sink import Sink, commit, row_schema
@@ -90,6 +90,7 @@ def score(
     are those it may have; `watch(stage, totals)` is told of progress. Raises UsageError where it cannot.
     """
     out = os.fspath(out)
+    shown_s = 15.0 if storage.is_remote(out) else 2.0  # between two states of the run that `sqllm show` sees
     totals = Totals(recordings.num_rows, settings.profile)
     manifest.keep(out, recordings)
     done = np.zeros(len(recordings), bool)
@@ -117,8 +118,10 @@ def score(
             known |= {"profile": settings.profile, "scored_at": datetime.now(UTC)}
             new = [row | known for row in made]
             totals.add(new, ready_at)
-            if sink(new[0]["model"]).write(new):
-                write_summary(out, totals)
+            metrics.count(new)
+            with metrics.stage("write"):
+                sink(new[0]["model"]).write(new)
+            write_summary(out, totals, every_s=shown_s)
             watch("scoring", totals)
         totals.finished = True
     finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipelines import metrics
 from pipelines.cluster import Pool
 from pipelines.journal import DEATHS, Journal
 from sqllm.errors import AudioError, UsageError
@@ -40,7 +41,7 @@ def cut_recordings(batch: pa.Table, journal: Journal, windows: int | None = None
             yield packed([(position, (unopened(row["uri"], row["reference_uri"], error), 1))])
             continue
         count, last = 0, None
-        for chunk in cut(row["uri"], row["reference_uri"], windows):
+        for chunk in metrics.staged("cut", cut(row["uri"], row["reference_uri"], windows)):
             if last is not None:
                 yield packed([(position, (last, None))])
             count, last = count + 1, chunk
@@ -88,7 +89,8 @@ class Scorer:
         """The scores of each; a call that fails is repeated one by one, so that one chunk spoils no other."""
         try:
             settings = self.settings
-            return self.predictor.score_chunks(chunks, settings.profile, settings.explain, settings.until_se)
+            with metrics.stage("score", windows=sum(len(chunk.counts) for chunk in chunks)):
+                return self.predictor.score_chunks(chunks, settings.profile, settings.explain, settings.until_se)
         except Exception as error:
             if len(chunks) > 1:
                 return [result for chunk in chunks for result in self._score([chunk])]

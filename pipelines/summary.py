@@ -38,6 +38,7 @@ class Totals:
     finished: bool = False
     started_at: float = field(default_factory=time.time)
     ready_at: float | None = None  # when the first model was loaded
+    written_at: float = 0.0
 
     def add(self, rows: list[dict], ready_at: float) -> None:
         """Count all rows of one recording."""
@@ -100,12 +101,17 @@ class Totals:
             "elapsed_s": round(time.time() - self.started_at, 1),
             "scoring_s": round(self.scoring_s, 1),
             "times_real_time": round(self.times_real_time, 1),
+            "recordings_per_s": round((self.done - self.kept) / self.scoring_s, 4) if self.ready_at else 0.0,
+            "updated_at": round(time.time(), 1),
             "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started_at)),
         }
 
 
-def write_summary(out: str | os.PathLike, totals: Totals) -> None:
-    """Replace `out/summary.json` in one step."""
+def write_summary(out: str | os.PathLike, totals: Totals, every_s: float = 0.0) -> None:
+    """Replace `out/summary.json` in one step, unless that was done less than `every_s` ago."""
+    if time.time() - totals.written_at < every_s:
+        return
+    totals.written_at = time.time()
     storage.write(storage.join(os.fspath(out), SUMMARY), (json.dumps(totals.as_dict(), indent=2) + "\n").encode())
 
 
@@ -121,6 +127,10 @@ def show(out: str | os.PathLike, console) -> None:
     if more:
         console.print(f"[dim]the {len(rows)} worst of {len(rows) + more} rows[/]")
     console.print(_totals(summary), highlight=False, soft_wrap=True)
+    if not summary["finished"]:
+        from pipelines.live import picture
+
+        console.print(picture(summary), highlight=False)
     where = f"[dim]scores/ and {SUMMARY} are in[/] {out}[dim], model {summary['model']}[/]"
     console.print(where, highlight=False, soft_wrap=True)
 
@@ -128,6 +138,8 @@ def show(out: str | os.PathLike, console) -> None:
 def _worst(results: Results) -> tuple[list[dict], int]:
     """The rows to show and how many more there are: all of a small run by name, else those with the lowest mos."""
     names = ["uri", "channel", *DIMENSIONS, "worst_start_s", "worst_mos", "status", "error_code", "error_detail"]
+    if not results.parts():
+        return [], 0
     table = results.data.to_table(columns=names)
     more = max(0, len(table) - SHOWN)
     if more:

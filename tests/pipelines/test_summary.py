@@ -73,3 +73,8 @@ def test_the_worst_of_many(run, tmp_path):
 def test_no_run(tmp_path):
     with pytest.raises(UsageError, match="no scores in"):
         show(tmp_path, Console())
+
+
+def test_a_run_that_has_only_begun(run, tmp_path):
+    run([])
+    assert "0 of 0 recordings done" in printed(tmp_path, 80)
