@@ -1,0 +1,306 @@
+// What happens on the page: a recording is opened, scored, played and asked about.
+
+import { Picture } from "./picture.js";
+import { $, element, showLegs, showRow } from "./result.js";
+import * as server from "./server.js";
+import { decode, Player, Recorder } from "./sound.js";
+import { clock, dimensions, learn, legName, plainly, points, sampleName, word } from "./words.js";
+
+const QUESTIONS = ["What is wrong with it?", "When does it drop out?", "Is there an echo?", "Is it too quiet?", "How could it be better?"];
+const LONGEST_TAKE_S = 300;
+
+const now = { file: null, reference: null, rows: [], leg: 0, dim: "mos", work: new AbortController() };
+const player = new Player($("audio"));
+const picture = new Picture($("plot"), seek, toggle);
+let again = null; // what to do once there is an API key
+
+// ---- the server's words
+
+async function begin(retry = begin) {
+  const told = await guarded(() => server.models(), retry);
+  if (!told || dimensions().length) return;
+  learn(told);
+  for (const { name, words } of told.profiles) {
+    const text = words.replace(/^Listener: /, "").replace(/\.\s*$/, "");
+    $("profile").append(element("option", { value: name }, text[0].toUpperCase() + text.slice(1)));
+  }
+  $("samples").replaceChildren(...told.samples.map(({ name, url }) => {
+    const button = element("button", { type: "button", className: "chip" }, sampleName(name));
+    button.addEventListener("click", () => openSample(name, url));
+    return element("li", {}, button);
+  }));
+  $("samples-block").hidden = !told.samples.length;
+  $("model").textContent = told.models.map(({ name, fingerprint }) => `Model ${name}, ${fingerprint}.`).join(" ");
+}
+
+// What `act` gives, or undefined where it was cut short or went wrong: then the page says why. `retry` is tried again
+// where the server wants an API key.
+async function guarded(act, retry) {
+  try {
+    return await act();
+  } catch (error) {
+    say("");
+    if (error.name === "AbortError") return undefined;
+    if (error.status === 401) askForKey(retry);
+    complain(error);
+    return undefined;
+  }
+}
+
+function askForKey(retry) {
+  again = retry;
+  $("key").hidden = false;
+  $("key-value").focus();
+}
+
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  server.useKey($("key-value").value.trim());
+  $("key").hidden = true;
+  complain(null);
+  again?.();
+});
+
+function say(text, busy = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("busy", busy);
+}
+
+function complain(error) {
+  $("problem").hidden = !error;
+  $("problem").replaceChildren();
+  if (!error) return;
+  $("problem").append(element("b", {}, error.title ?? "This did not work"), " ", error.detail ?? error.message);
+}
+
+// ---- opening a recording
+
+async function openSample(name, url) {
+  renew();
+  const blob = await guarded(() => server.sample(url, now.work.signal), () => openSample(name, url));
+  if (blob) open(new File([blob], name.replace(/^.*\//, ""), { type: blob.type }));
+}
+
+function renew() {
+  now.work.abort();
+  now.work = new AbortController();
+  complain(null);
+}
+
+async function open(file) {
+  renew();
+  Object.assign(now, { file, rows: [], leg: null, dim: "mos" });
+  document.body.classList.add("opened");
+  $("name").textContent = file.name;
+  $("length").textContent = "";
+  $("answers").replaceChildren();
+  $("no-picture").textContent = "";
+  for (const id of ["result", "leg-note", "legs", "no-picture", "play-worst", "gap-key", "talk"]) $(id).hidden = true;
+  $("verdict").replaceChildren();
+  $("recording").hidden = false;
+  $("play").disabled = true;
+  picture.at(0);
+  picture.show({ sound: null, row: null, leg: 0, dim: "mos" });
+  draw(file);
+  await score();
+}
+
+async function draw(file) {
+  const seconds = await player.open(file);
+  let sound = null;
+  try {
+    sound = await decode(file, seconds);
+  } catch (error) {
+    if (file !== now.file) return;
+    $("no-picture").textContent = error.message;
+    $("no-picture").hidden = false;
+  }
+  if (file !== now.file) return;
+  $("play").disabled = !seconds;
+  picture.show({ sound });
+  showPlayer();
+}
+
+async function score() {
+  if (!now.file) return;
+  renew();
+  const { signal } = now.work;
+  say("Listening…", true);
+  if (!dimensions().length) await begin(score); // the server did not answer before, or wanted a key
+  if (!dimensions().length || signal.aborted) return;
+  const form = server.form({ file: now.file, reference: now.reference, profile: $("profile").value, explain: "always" });
+  const rows = await guarded(() => server.score(form, signal), score);
+  if (!rows || signal.aborted) return;
+  now.rows = rows;
+  const scored = rows.filter(({ status }) => status === "ok");
+  const worst = scored.length ? scored.reduce((a, b) => (b.mos < a.mos ? b : a)) : rows[0];
+  now.leg ??= worst.channel ?? 0;
+  $("talk").hidden = !scored.length;
+  show();
+  const heard = scored.map((row) => `${rows.length > 1 ? `${legName(row.channel, rows.length)}: ` : ""}${points(row.mos)} of 5, ${word(row.mos)}`);
+  if ($("recording").getBoundingClientRect().top > innerHeight / 2) $("recording").scrollIntoView(); // on a phone
+  say(heard.length ? `Scored. ${heard.join("; ")}.` : "There was nothing to score.");
+}
+
+// ---- showing it
+
+function show() {
+  const row = shown();
+  player.listen(now.leg, now.rows.length);
+  showLegs(now.rows, now.leg, (leg) => {
+    now.leg = leg;
+    show();
+  });
+  showRow(row, now.dim, (dim) => {
+    now.dim = dim;
+    picture.show({ dim });
+  }, play);
+  picture.show({ row, leg: now.leg, dim: now.dim });
+  $("length").textContent = row.duration_s ? `${clock(row.duration_s)} long, ${clock(row.speech_s ?? 0)} of speech` : "";
+  showPlayer();
+}
+
+const shown = () => now.rows.find(({ channel }) => (channel ?? 0) === now.leg);
+
+// ---- playing it
+
+function showPlayer() {
+  const row = shown();
+  $("gap-key").hidden = !row?.evidence?.dropouts?.length || $("no-picture").textContent !== "";
+  $("play-worst").hidden = row?.status !== "ok" || $("play").disabled;
+  $("play-worst").textContent = `Play the worst moment, ${clock(row?.worst_start_s ?? 0)}`;
+  showClock();
+}
+
+$("play-worst").addEventListener("click", () => play(shown().worst_start_s));
+
+function play(from) {
+  player.play(from).catch(() => complain({ title: "The browser does not play this", detail: "Its scores are complete." }));
+}
+
+function toggle() {
+  if ($("play").disabled) return;
+  if ($("audio").paused) play();
+  else $("audio").pause();
+}
+
+function seek(seconds) {
+  if (!$("play").disabled) $("audio").currentTime = seconds;
+  showClock();
+}
+
+function showClock() {
+  const { currentTime, paused } = $("audio");
+  $("play").textContent = paused ? "Play" : "Pause";
+  $("clock").textContent = picture.seconds ? `${clock(currentTime)} / ${clock(picture.seconds)}` : "";
+  picture.at(currentTime);
+}
+
+function follow() {
+  showClock();
+  if (!$("audio").paused) requestAnimationFrame(follow);
+}
+
+$("play").addEventListener("click", toggle);
+$("audio").addEventListener("play", follow);
+for (const event of ["pause", "seeked", "ended"]) $("audio").addEventListener(event, showClock);
+
+// ---- choosing
+
+$("file").addEventListener("change", ({ target }) => {
+  if (target.files[0]) open(target.files[0]);
+  target.value = ""; // so that the same file can be chosen again
+});
+
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dragging");
+});
+addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dragging"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+});
+
+$("profile").addEventListener("change", score);
+
+function setReference(file) {
+  now.reference = file;
+  $("reference-name").textContent = file ? file.name : "Add one (optional)";
+  $("reference-remove").hidden = !file;
+  score();
+}
+
+$("reference").addEventListener("change", ({ target }) => target.files[0] && setReference(target.files[0]));
+$("reference-remove").addEventListener("click", () => {
+  $("reference").value = "";
+  setReference(null);
+  $("reference").focus();
+});
+
+// ---- recording
+
+let recorder = null;
+
+$("record").addEventListener("click", async () => {
+  if (recorder) return stopRecording();
+  complain(null);
+  try {
+    recorder = await Recorder.start((level, seconds) => {
+      $("level").value = level;
+      $("record-text").textContent = `Stop, ${clock(seconds)}`;
+      if (seconds >= LONGEST_TAKE_S) stopRecording();
+    });
+  } catch (error) {
+    return complain({ title: "Recording did not start.", detail: error.message });
+  }
+  showRecording(true);
+});
+
+async function stopRecording() {
+  const stopped = recorder;
+  recorder = null;
+  if (!stopped) return;
+  showRecording(false);
+  open(await stopped.stop());
+}
+
+function showRecording(on) {
+  $("record").classList.toggle("on", on);
+  $("level").hidden = !on;
+  $("record-text").textContent = on ? "Stop" : "Record";
+}
+
+// ---- asking
+
+$("suggestions").append(...QUESTIONS.map((question) => {
+  const button = element("button", { type: "button", className: "chip" }, question);
+  button.addEventListener("click", () => ask(question));
+  return button;
+}));
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const question = $("question").value.trim();
+  $("question").value = "";
+  if (question) ask(question);
+});
+
+async function ask(question) {
+  complain(null);
+  const answer = element("p", { className: "busy" });
+  const item = element("li", { ariaBusy: "true" }, element("h3", {}, question), answer);
+  $("answers").prepend(item);
+  const form = server.form({ file: now.file, question, reference: now.reference, profile: $("profile").value });
+  const answered = await guarded(async () => {
+    let text = "";
+    for await (const piece of server.ask(form, now.work.signal)) answer.textContent = plainly((text += piece));
+    return true;
+  }, () => ask(question));
+  answer.classList.remove("busy");
+  item.ariaBusy = "false";
+  if (!answered && !answer.textContent) item.remove();
+}
+
+begin();

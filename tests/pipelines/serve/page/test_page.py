@@ -1,0 +1,304 @@
+"""What a person does on the page, in a real browser."""
+
+import base64
+import io
+import re
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipelines.serve.page import vocabulary, with_facts
+from sqllm import DIMENSIONS
+
+pytestmark = pytest.mark.timeout(180)
+CALL = "Call, English and Italian: noisy leg"
+LONG = "Announcements, English: loss burst"
+
+
+def sample(page, name) -> list[dict]:
+    """Pick a sample; the rows that the server sent."""
+    with page.expect_response("**/v1/score") as answered:
+        page.get_by_role("button", name=name, exact=True).click()
+    scored(page)
+    return answered.value.json()["rows"]
+
+
+def choose(page, path) -> list[dict]:
+    with page.expect_response("**/v1/score") as answered:
+        page.get_by_label("Choose a file").set_input_files(path)
+    return answered.value.json().get("rows")
+
+
+def scored(page) -> None:
+    page.locator("#status").filter(has_text="Scored").wait_for(state="attached")
+
+
+def until(page, expression: str) -> None:
+    """Wait until it is true. The page's own rules forbid wait_for_function, which evaluates in the page."""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"never: {expression}"
+        page.wait_for_timeout(50)
+
+
+def shown(page) -> dict[str, str]:
+    cards = page.locator(".score")
+    return {cards.nth(i).get_attribute("data-name"): cards.nth(i).locator(".value").inner_text() for i in range(5)}
+
+
+def said(page) -> str:
+    return page.get_by_role("alert").inner_text()
+
+
+def test_a_sample_shows_the_scores_that_the_server_sent(page):
+    [row] = sample(page, "Welcome, English: loss")
+    assert shown(page) == {name: f"{row[name]:.1f}" for name in DIMENSIONS}
+    assert page.locator("#verdict strong").inner_text() == f"{row['mos']:.1f}"
+    card = page.locator(".score[data-name=noi]")
+    low, high = row["noi"] - row["noi_std"], row["noi"] + row["noi_std"]
+    assert f"{low:.1f} to {high:.1f}" in card.inner_text()
+    assert page.locator("#facts li").first.inner_text() == row["facts"][0]
+    assert page.locator("#explanation").inner_text() == "The main fault is clear cut-outs."  # without the scores again
+
+
+def test_the_worst_moment_plays(page):
+    [row] = sample(page, LONG)
+    assert row["worst_start_s"] > 5
+    page.get_by_role("button", name=re.compile("worst moment")).click()
+    until(page, f"document.querySelector('audio').currentTime > {row['worst_start_s'] + 0.2}")
+    page.get_by_role("button", name="Pause").click()
+    until(page, "document.querySelector('audio').paused")
+    page.get_by_role("button", name="Play the gap").first.click()
+    gap = row["evidence"]["dropouts"][0]["start_s"]
+    until(page, f"Math.abs(document.querySelector('audio').currentTime - {gap}) < 1.1")
+    page.get_by_text("Moment by moment").click()
+    lines = page.locator("#moments tbody tr")
+    assert lines.count() == len(row["windows"])
+    assert lines.last.inner_text().split()[3:] == [f"{row['windows'][-1][name]:.1f}" for name in DIMENSIONS]
+
+
+def test_a_stereo_file_has_two_legs(page, speech_file):
+    rows = choose(page, speech_file(channels=2))
+    scored(page)
+    legs = page.get_by_role("radio", name=re.compile("leg"))
+    assert legs.count() == 2
+    assert page.get_by_role("radio", name="Right leg").is_checked()  # the worse one
+    for leg, row in zip(("Left leg", "Right leg"), rows, strict=True):
+        page.get_by_role("radio", name=leg).check(force=True)
+        assert shown(page) == {name: f"{row[name]:.1f}" for name in DIMENSIONS}
+    page.get_by_role("button", name="Play", exact=True).click()  # one leg, through the browser's mixer
+    until(page, "document.querySelector('audio').currentTime > 0.3")
+
+
+def test_a_file_can_be_dropped(page, speech_file, server):
+    content = base64.b64encode(speech_file().read_bytes()).decode()
+    page.evaluate(
+        """content => {
+          const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], "dropped.wav", { type: "audio/wav" }));
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        content,
+    )
+    page.get_by_role("heading", name="dropped.wav").wait_for()
+    scored(page)
+    assert server.asked[-1]["file"] == "dropped.wav"
+
+
+def test_the_microphone_is_recorded_as_wav(page, server):
+    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Stop, 0:02").wait_for()
+    with page.expect_response("**/v1/score"):
+        page.get_by_role("button", name="Stop").click()
+    page.get_by_role("heading", name="recording.wav").wait_for()
+    with soundfile.SoundFile(io.BytesIO(server.sent)) as sound:
+        assert sound.channels == 1 and 1.5 < sound.frames / sound.samplerate < 60
+        assert abs(sound.read()).max() > 0.01  # the browser's stand-in for a microphone beeps
+
+
+def test_answers_come_word_by_word(page, server):
+    sample(page, "Welcome, English: loss")
+    server.hold.clear()
+    page.get_by_label("Your question").fill("what is wrong?")
+    page.keyboard.press("Enter")
+    answer = page.locator("#answers li").first
+    answer.get_by_text("The main fault", exact=True).wait_for()
+    assert answer.get_attribute("aria-busy") == "true"
+    server.hold.set()
+    answer.get_by_text("The main fault is clear cut-outs.").wait_for()
+    page.locator("#answers li[aria-busy=false]").wait_for()
+    assert server.asked[-1] == {"path": "ask", "question": "what is wrong?", "file": "welcome-en-loss.flac"}
+    page.get_by_role("button", name="Is there an echo?").click()
+    page.get_by_role("heading", name="Is there an echo?").wait_for()
+    page.get_by_label("Your question").fill("does it break?")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("alert").wait_for()
+    assert said(page) == "The model failed Out of luck."
+
+
+def test_a_bad_file_is_explained_and_the_next_one_works(page, tmp_path, speech_file):
+    (tmp_path / "letter.wav").write_bytes(b"Dear all, this is no sound.")
+    assert choose(page, tmp_path / "letter.wav") is None
+    page.get_by_role("alert").wait_for()
+    assert said(page).startswith("The recording cannot be scored ")
+    assert page.locator("#result").is_hidden()
+    choose(page, speech_file())
+    scored(page)
+    assert page.get_by_role("alert").is_hidden() and len(shown(page)) == 5
+
+
+def test_silence_is_explained(page, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", [0.0] * 32000, 16000)
+    [row] = choose(page, tmp_path / "silent.wav")
+    assert row["status"] == "skipped"
+    page.get_by_text("Not scored: nobody speaks").wait_for()
+    assert page.locator("#result").is_hidden() and page.locator("#talk").is_hidden()
+
+
+def test_a_format_that_the_browser_does_not_know_has_scores_and_no_picture(page, sample_of_gsm):
+    [row] = choose(page, sample_of_gsm)
+    scored(page)
+    page.get_by_text("This browser cannot decode the file").wait_for()
+    assert shown(page)["mos"] == f"{row['mos']:.1f}"
+    assert page.locator("#spectrogram").is_hidden() and page.locator("#track").is_visible()
+    assert page.get_by_role("button", name="Play", exact=True).is_disabled()
+
+
+def test_a_reference_is_compared_with_or_refused(page, server, tmp_path, speech_file):
+    clean = speech_file("clean.wav", seconds=6)
+    choose(page, clean)
+    scored(page)
+    alone = shown(page)["noi"]
+    with page.expect_response("**/v1/score"):
+        page.locator("#reference").set_input_files(clean)
+    page.get_by_text("Compared with the clean original").wait_for()
+    assert server.asked[-1]["reference"] == "clean.wav" and shown(page)["noi"] != alone
+    with page.expect_response("**/v1/score"):
+        page.locator("#reference").set_input_files(_other(tmp_path))
+    page.get_by_text("The clean original was not used").wait_for()
+    with page.expect_response("**/v1/score"):
+        page.get_by_role("button", name="Compare with nothing").click()
+    page.locator("#leg-note").wait_for(state="hidden")
+    assert "reference" not in server.asked[-1] and shown(page)["noi"] == alone
+
+
+def _other(folder):
+    noise = np.random.default_rng(5).standard_normal(96000)
+    soundfile.write(folder / "other.wav", 0.1 * noise, 16000)
+    return folder / "other.wav"
+
+
+def test_another_listener_scores_again(page, server):
+    [panel] = sample(page, "Welcome, English: loss")
+    with page.expect_response("**/v1/score") as answered:
+        page.get_by_label("Who listens").select_option("strict")
+    [strict] = answered.value.json()["rows"]
+    page.locator(".score[data-name=mos] .value", has_text=f"{strict['mos']:.1f}").wait_for()
+    assert strict["mos"] < panel["mos"] and server.asked[-1]["profile"] == "strict"
+    assert shown(page) == {name: f"{strict[name]:.1f}" for name in DIMENSIONS}
+
+
+def test_a_key_is_asked_for_once(page, server):
+    server.key = "open sesame"
+    page.reload()
+    field = page.get_by_label("This server asks for an API key")
+    field.fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").wait_for()
+    field.fill(server.key)
+    page.keyboard.press("Enter")
+    sample(page, "Welcome, English: loss")
+    assert field.is_hidden() and page.get_by_role("alert").is_hidden()
+
+
+def test_a_busy_server_says_when_to_come_back(page, server):
+    server.busy = True
+    page.get_by_role("button", name=CALL).click()
+    page.get_by_role("alert").wait_for()
+    assert said(page) == "The server is busy All places are taken. Try again in 7 s."
+
+
+def test_everything_can_be_done_with_the_keyboard(page, server):
+    def tab_to(what):
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("what => document.activeElement.matches(what)", what):
+                return
+        raise AssertionError(f"the tabulator does not reach {what}")
+
+    tab_to("#file")
+    assert page.evaluate("getComputedStyle(document.querySelector('label[for=file]')).outlineStyle") == "solid"
+    tab_to("#record")
+    tab_to("#samples li:nth-child(5) button")
+    page.keyboard.press("Enter")
+    scored(page)
+    until(page, "!document.querySelector('#play').disabled")
+    tab_to("#profile")
+    tab_to("#plot")
+    plot = page.get_by_role("slider", name="Position in the recording")
+    page.keyboard.press("PageUp")
+    page.keyboard.press("ArrowRight")
+    assert plot.get_attribute("aria-valuetext").startswith("0:11 of 0:21, Overall 2.9, fair")
+    page.keyboard.press(" ")
+    until(page, "document.querySelector('audio').currentTime > 11.2")
+    page.keyboard.press(" ")
+    tab_to("input[name=dim]")
+    page.keyboard.press("ArrowDown")
+    assert "Free of noise 4.2, good" in plot.get_attribute("aria-valuetext")
+    tab_to("#suggestions button")
+    page.keyboard.press("Enter")
+    page.locator("#answers li[aria-busy=false]").wait_for()
+
+
+def test_a_screen_reader_has_a_name_for_everything(page):
+    sample(page, CALL)
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    seen = [
+        node for node in tree if not node["ignored"] and _focusable(node) and node["role"]["value"] != "RootWebArea"
+    ]
+    assert len(seen) > 25
+    assert not [node["role"]["value"] for node in seen if not node.get("name", {}).get("value")]
+
+
+def _focusable(node) -> bool:
+    return any(p["name"] == "focusable" and p["value"].get("value") for p in node.get("properties", []))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(page, scheme):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme=scheme)
+    overflow = "document.documentElement.scrollWidth - innerWidth"
+    assert page.evaluate(overflow) <= 0
+    for name in (CALL, LONG):
+        sample(page, name)
+        assert page.evaluate(overflow) <= 0
+    page.get_by_text("Moment by moment").click()
+    page.get_by_role("button", name="What is wrong with it?").click()
+    page.locator("#answers li[aria-busy=false]").wait_for()
+    assert page.evaluate(overflow) <= 0
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", paper))) > 600) == (scheme == "light")
+
+
+def test_the_spectrogram_is_true(page, tmp_path):
+    """A tone of 1 kHz on a scale up to 8 kHz is an eighth of the way up; bright there, dark elsewhere."""
+    peak = page.evaluate("""async () => {
+      const { BINS, spectrogram } = await import("/spectrum.js");
+      const tone = Float32Array.from({ length: 16000 }, (_, i) => Math.sin(2 * Math.PI * 1000 * i / 16000));
+      const column = spectrogram(tone, 10).slice(5 * BINS, 6 * BINS);
+      const top = column.indexOf(Math.max(...column));
+      return [top * 8000 / BINS, Math.max(...column) - column[BINS - 20]];
+    }""")
+    assert peak[0] == 1000 and peak[1] > 60
+
+
+def test_the_page_speaks_as_the_reports_do():
+    told = vocabulary()
+    assert [score["name"] for score in told["scores"]] == list(DIMENSIONS)
+    assert told["scale"][0]["word"] == "very bad"
+    facts = with_facts({"status": "skipped", "evidence": None})["facts"]
+    assert facts == []
