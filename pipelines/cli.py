@@ -165,6 +165,38 @@ def score(
 
 
 @app.command()
+def pack(
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE", show_default=False, help="As for `sqllm score`.")],
+    out: Annotated[str, typer.Option(metavar="DIR|s3://", show_default=False, help="Where the shards go.")],
+    reference: Annotated[
+        str | None, typer.Option(metavar="ROOT", help="Clean references: a folder with the same relative names.")
+    ] = None,
+    shard_mb: Annotated[int, typer.Option(min=1, metavar="N", help="Megabytes of a shard, more or less.")] = 256,
+    verbose: Verbose = False,
+) -> None:
+    """Pack loose recordings into Parquet shards, which `sqllm score` takes as SOURCE: faster to list and to fetch."""
+    import rich.progress as rich
+    from rich.console import Console
+
+    from pipelines.pack import pack as run
+    from pipelines.sources import find
+
+    errors = Console(stderr=True)
+    recordings = find(source, reference)
+    with (
+        nullcontext() if verbose else only_our_stderr(),
+        rich.Progress(console=errors, transient=True, disable=verbose or not errors.is_terminal) as progress,
+    ):
+        task = progress.add_task("packing", total=recordings.num_rows)
+        counts = run(
+            recordings, out, shard_mb << 20, verbose, watch=lambda done, of: progress.update(task, completed=done)
+        )
+    unread = f"; {counts['unread']} could not be read, and will score as NOT_FOUND" if counts["unread"] else ""
+    shards = f"{counts['shards']} shard" + "s" * (counts["shards"] > 1)
+    print(f"{counts['recordings']} recordings, {counts['bytes'] / 1e6:.1f} MB, in {shards} in {out}{unread}")
+
+
+@app.command()
 def ask(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A recording.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help='Such as "what is wrong with it?"')],

@@ -10,7 +10,7 @@ import glob
 import io
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePath
 
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from sqllm import storage
+from sqllm.audio import packed
 from sqllm.errors import UsageError
 from sqllm.recording import ROW_FIELDS, VERSION, recording_id
 
@@ -61,7 +62,8 @@ def _expand(source: str) -> pa.Table:
         if kind == "directory":
             return _table(_files(source))
         if kind == "file":
-            return _manifest(source) if source.lower().endswith(MANIFESTS) else _table([(file, _name(file.uri))])
+            listed = source.lower().endswith(MANIFESTS) and not packed.is_shard(source)
+            return _manifest(source) if listed else _table([(file, _name(file.uri))])
         if not glob.has_magic(source):
             raise UsageError(f"no such file or folder: {source}")
         root = "/".join(takewhile(lambda part: not glob.has_magic(part), _uri(source).split("/")[:-1]))
@@ -74,7 +76,30 @@ def _expand(source: str) -> pa.Table:
 
 
 def _table(files: Iterable[tuple[storage.Found, str]]) -> pa.Table:
-    pairs = list(files)
+    pairs, shards = [], []
+    for file, name in files:
+        if packed.is_shard(file.uri):
+            shards.append(_shard(file))
+        else:
+            pairs.append((file, name))
+    return pa.concat_tables([*([_loose(pairs)] if pairs or not shards else []), *shards], promote_options="permissive")
+
+
+def _shard(file: storage.Found) -> pa.Table:
+    """The recordings in a shard; they change when it does."""
+    table = packed.listed(file.uri)
+    uris = table["uri"].to_pylist()
+    columns = {
+        "uri": table["uri"],
+        "reference_uri": table["reference_uri"],
+        "relative": pa.array([uri[len(file.uri) + 1 :] for uri in uris], pa.string()),
+        "size": pa.nulls(len(uris), pa.int64()),
+        "etag": pa.array([file.etag] * len(uris), pa.string()),
+    }
+    return pa.table(columns | _carried(table, columns))
+
+
+def _loose(pairs: Sequence[tuple[storage.Found, str]]) -> pa.Table:
     for file, _ in pairs:
         if not file.uri.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in file.uri):
             raise UsageError(f"a file's name is not UTF-8, rename it: {file.uri!r}")
@@ -90,10 +115,10 @@ def _table(files: Iterable[tuple[storage.Found, str]]) -> pa.Table:
 
 
 def _files(folder: str) -> Iterator[tuple[storage.Found, str]]:
-    """Audio files in a folder and its folders, and their names below it."""
+    """Audio files and shards in a folder and its folders, and their names below it."""
     root = _uri(folder)
     for file in storage.below(folder):
-        if file.uri.lower().endswith(AUDIO):
+        if file.uri.lower().endswith(AUDIO) or packed.is_shard(file.uri):
             yield file, file.uri[len(root) :].lstrip("/")
 
 
@@ -120,13 +145,19 @@ def _manifest(source: str) -> pa.Table:
         **_versions(table, uris),
     }
     ours = {"uri", "reference_uri", "recording_id"} | (set(VERSION) if _has_versions(table) else set())
+    return pa.table(columns | _carried(table.drop_columns([n for n in table.column_names if n in ours]), columns))
+
+
+def _carried(table: pa.Table, ours: Mapping) -> dict[str, pa.ChunkedArray]:
+    """The columns of a manifest or a shard that are its maker's, under names that are not ours."""
+    columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if name in ours:
+        if name in ("uri", "reference_uri"):
             continue
-        while name in columns or name in ROW_FIELDS:  # human votes in a column `mos` must not pass for the model's
+        while name in ours or name in columns or name in ROW_FIELDS:  # human votes in `mos` must not pass for scores
             name = "given_" + name
         columns[name] = column
-    return pa.table(columns)
+    return columns
 
 
 def _has_versions(table: pa.Table) -> bool:

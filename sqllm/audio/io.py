@@ -19,7 +19,7 @@ import soundfile
 import soxr
 
 from sqllm import storage
-from sqllm.audio import RATE
+from sqllm.audio import RATE, packed
 from sqllm.errors import AudioError, UsageError
 
 try:
@@ -63,7 +63,8 @@ class Sound:
 def open_bytes(uri: str) -> Stream:
     """A seekable stream of the file's bytes, wherever `sqllm.storage` finds it."""
     try:
-        return Stream(storage.open_file(uri))
+        inside = packed.split(uri)
+        return Stream(io.BytesIO(packed.read(*inside)) if inside else storage.open_file(uri))
     except UsageError as error:
         raise AudioError("UNSUPPORTED", str(error)) from None
     except FileNotFoundError:
