@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines import engineer
+from pipelines import bench, engineer
 from pipelines.terminal import Audio, Baseline, By, Device, Model, Profile, Verbose, Where, console, only_our_stderr
 from sqllm.audio.draw import MOST
 from sqllm.errors import AudioError, UsageError
@@ -249,18 +249,7 @@ def report(
     print(write(directory, _names(by), baseline, audio))
 
 
-@app.command()
-def bench(
-    model: Model = "embedded",
-    device: Where = Device.auto,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-) -> None:
-    """Measure the speed of a model on this machine."""
-    from sqllm.bench import run
-
-    run(model=model, device=device.value, dtype=dtype)
-
-
+app.add_typer(bench.app, name="bench")
 app.add_typer(engineer.corpus, name="corpus")
 app.command()(engineer.evaluate)
 app.command()(engineer.train)

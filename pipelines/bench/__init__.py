@@ -1,0 +1,35 @@
+"""`sqllm bench`: the speed of the model alone on this machine, or of what is built around it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.terminal import Device, Model, Where
+
+app = typer.Typer(no_args_is_help=False)
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    model: Model = "embedded",
+    device: Where = Device.auto,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+) -> None:
+    """Measure speed on this machine: of the model alone, unless a COMMAND says of what."""
+    if context.invoked_subcommand is None:
+        from sqllm.bench import run
+
+        run(model=model, device=device.value, dtype=dtype)
+
+
+@app.command()
+def rows(
+    sizes: Annotated[list[int] | None, typer.Argument(metavar="N...", show_default="10000 100000 1000000")] = None,
+) -> None:
+    """What a run of N recordings costs the driver, with a stand-in for the model."""
+    from pipelines.bench.rows import run
+
+    run(sizes or [10_000, 100_000, 1_000_000])
