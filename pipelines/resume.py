@@ -40,13 +40,14 @@ def standing(folders: Sequence[str], recordings: pa.Table) -> tuple[np.ndarray, 
         return done, pa.table({})
     table = pa.concat_tables(judged.values(), promote_options="permissive")
     stale = pc.unique(table.filter(table["stale"])["key"])
-    for folder in folders if len(stale) else ():
-        reopen(folder)
+    table = table.filter(pc.invert(pc.is_in(table["key"], stale)))
+    done[table["position"].to_numpy()] = True
+    if not done.all():
+        for folder in folders:
+            reopen(folder)
     for part, rows in judged.items():
         if pc.any(pc.is_in(rows["key"], stale)).as_py():
             _take_out(part, stale)
-    table = table.filter(pc.invert(pc.is_in(table["key"], stale)))
-    done[table["position"].to_numpy()] = True
     return done, table
 
 

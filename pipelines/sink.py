@@ -56,7 +56,6 @@ class Sink:
         self.rows: list[dict] = []
         self.parts = 0
         self.flushed = time.monotonic()
-        reopen(self.folder)
 
     def write(self, rows: list[dict]) -> bool:
         """Take all rows of a recording; True when a part was written."""

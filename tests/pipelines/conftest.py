@@ -6,8 +6,7 @@ import pytest
 import soundfile
 from support import seaweed
 from support.proxy import proxy
-
-from sqllm.errors import UsageError
+from support.standin import loader
 
 NUMBERS = itertools.count()
 
@@ -47,30 +46,8 @@ def local_ray(s3_server):
 
 @pytest.fixture
 def stand_in():
-    """`load` for a scorer without a model: mos is 1 + the position of the window. Made here, so that Ray pickles it."""
-
-    class StandIn:
-        fingerprint = "stand-in"
-
-        def score_chunks(self, chunks, profile=None, explain="never", until_se=None):
-            return [self._score(chunk, profile) for chunk in chunks]
-
-        def _score(self, chunk, profile):
-            if "poison" in chunk.uri:
-                raise RuntimeError("out of luck")
-            if not chunk.windows:
-                return None
-            mean = np.tile(np.arange(1.0, 6.0), (len(chunk.windows), 1))
-            mean[:, 0] = 1 + np.asarray(chunk.starts_s) / 10
-            mean[np.asarray(chunk.speech_s) == 0] = np.nan
-            return {"mean": mean, "std": np.full_like(mean, 0.5), "explanation": profile}
-
-    def load(model, device, threads):
-        if model == "absent":
-            raise UsageError("no such model")
-        return StandIn()
-
-    return load
+    """`load` for a scorer without a model."""
+    return loader()
 
 
 def talk(seconds: float, rate: int = 16000, channels: int = 1) -> np.ndarray:

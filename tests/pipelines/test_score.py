@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from pyarrow import dataset
+from support.standin import fingerprints
 
 from pipelines.score import Settings, score
 from pipelines.sources import find
@@ -38,11 +39,6 @@ BAD = {
     "poison.wav": "MODEL",
     "gone.wav": "NOT_FOUND",
 }
-
-
-def known(model):
-    """The fingerprint of `stand_in`."""
-    return {"stand-in"}
 
 
 @pytest.fixture
@@ -125,7 +121,9 @@ def test_a_model_that_does_not_load_ends_the_run_and_keeps_earlier_scores(local_
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(b"earlier")
     with pytest.raises(UsageError, match="cannot load the model absent: no such model"):
-        score(find([str(tmp_path)]), tmp_path, Settings(model="absent", device="cpu"), stand_in, fingerprints=known)
+        score(
+            find([str(tmp_path)]), tmp_path, Settings(model="absent", device="cpu"), stand_in, fingerprints=fingerprints
+        )
     assert earlier.read_bytes() == b"earlier"
 
 

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from pyarrow import dataset
 
-from pipelines.sink import Sink, commit, row_schema
+from pipelines.sink import Sink, commit, reopen, row_schema
 from sqllm.audio.evidence import Evidence
 from sqllm.recording import ROW_FIELDS
 
@@ -12,6 +12,7 @@ def test_parts_appear_whole_beside_those_of_an_earlier_run(tmp_path):
     schema = row_schema(pa.schema([("trunk", pa.string())]))
     for name in ("part-1-00000.parquet", ".part-1-00001.parquet.7.tmp", "_SUCCESS"):
         (tmp_path / name).write_bytes(b"earlier")
+    reopen(str(tmp_path))
     sink = Sink(tmp_path, schema)
     assert [path.name for path in tmp_path.iterdir()] == ["part-1-00000.parquet"]  # what was half is gone
     (tmp_path / "part-1-00000.parquet").unlink()

@@ -41,7 +41,8 @@ def server(folder: Path) -> Iterator[str]:
         "-master.volumeSizeLimitMB=64",
         "-volume.max=0",
     ]
-    command += ["-master.telemetry=false", "-s3.port.iceberg=0", *(f"-{name}={port}" for name, port in ports.items())]
+    command += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += [*(f"-{name}={port}" for name, port in ports.items())]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
