@@ -141,9 +141,7 @@ def test_from_bucket_to_bucket(local_ray, calls, stand_in):
         **dict.fromkeys(("night/b.wav", "night/leg a/1.wav", "night/leg a/2#ü.flac"), "ok"), "gone.wav": "failed",
     }  # fmt: skip
     assert rows["gone.wav"]["error_code"] == "NOT_FOUND" and rows["night/leg a/1.wav"]["alignment"]["used"]
-    assert results.summary == totals.as_dict() | {k: results.summary[k] for k in ("elapsed_s", "scoring_s")} | {
-        "times_real_time": results.summary["times_real_time"]
-    }
+    assert results.summary["finished"] and results.summary["status"] == totals.status == {"ok": 3, "failed": 1}
     show(out, console := Console(width=120, record=True, file=StringIO()))
     assert "3 ok" in console.export_text()
     assert json.loads(storage.read(f"{out}/scores/{totals.partitions[0]}/_SUCCESS"))["rows"] == 4
