@@ -145,16 +145,20 @@ def score(
     if baseline is not None:
         Results.open(baseline)
     from pipelines.progress import Progress
+    from pipelines.remembered import Remembered
     from pipelines.report import attempt as attempt_report
     from pipelines.score import Settings
     from pipelines.score import score as run
     from pipelines.summary import show as show_summary
+    from pipelines.tracking import later
 
     settings = Settings(model, profile, explain, windows_per_call, until_se, actors, device.value, verbose)
-    with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
-        totals = run(recordings, out, settings, watch=progress.update)
-    show_summary(out, console())
-    attempt_report(out, _names(by), baseline, audio)
+    with later(out, f"score {os.path.basename(out.rstrip('/'))}") as tracked:
+        remembered = Remembered(tracked, settings, source)
+        with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
+            totals = run(recordings, out, settings, watch=lambda *now: (progress.update(*now), remembered.update(*now)))
+        show_summary(out, console())
+        remembered.end(totals, attempt_report(out, _names(by), baseline, audio))
     if totals.failed > max_failure_rate * totals.recordings:
         print(
             f"sqllm: {totals.failed} of {totals.recordings} recordings failed, more than --max-failure-rate"
@@ -246,7 +250,7 @@ def report(
     """Write DIR/report.html again: what a run found, for people."""
     from pipelines.report import write
 
-    print(write(directory, _names(by), baseline, audio))
+    print(write(directory, _names(by), baseline, audio).place)
 
 
 app.add_typer(bench.app, name="bench")

@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 EXPERIMENT = "sqllm"
+WAIT_S = 60.0  # at the end of a job, for a tracking server that is slow
 
 
 class Run:
@@ -26,6 +29,7 @@ class Run:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_DISABLE_ENV_CREATION", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         import mlflow
 
         for chatty in ("mlflow", "alembic"):
@@ -48,6 +52,10 @@ class Run:
 
     def file(self, path: Path) -> None:
         self._call("log_artifact", str(path))
+
+    def text(self, text: str, name: str) -> None:
+        """A file of this content."""
+        self._call("log_text", text, name)
 
     def figure(self, figure, name: str) -> None:
         """A matplotlib Figure as an image."""
@@ -87,5 +95,53 @@ def tracked(out: Path, name: str, run_id: str | None = None) -> Iterator[Run]:
         yield run
     except BaseException:
         run.close("FAILED")
+        raise
+    run.close("FINISHED")
+
+
+class Later:
+    """A `Run` that nobody waits for: MLflow is imported, and does what it is told, in a thread of its own.
+
+    `later("figures", {...})` calls a method of the run, which the first such call opens.
+    """
+
+    def __init__(self, out: Path, name: str):
+        self._calls = SimpleQueue()
+        self._thread = Thread(target=self._work, args=(out, name), daemon=True)
+
+    def __call__(self, method: str, *args) -> None:
+        self._calls.put((method, args))
+        if not self._thread.ident:
+            self._thread.start()
+
+    def _work(self, out: Path, name: str) -> None:
+        run = Run(out, name)
+        while call := self._calls.get():
+            method, args = call
+            getattr(run, method)(*args)
+
+    def close(self, status: str) -> None:
+        """End the run, if there is one, and wait until all is told, or `WAIT_S` are over."""
+        if not self._thread.ident:
+            return
+        self("close", status)
+        self._calls.put(None)
+        self._thread.join(WAIT_S)
+        if self._thread.is_alive():
+            print(f"sqllm: MLflow is left out: it took more than {WAIT_S:.0f} s", file=sys.stderr)
+
+
+@contextmanager
+def later(out: str, name: str) -> Iterator[Later | None]:
+    """Like `tracked`, as a `Later`; None where `out` is not on this machine and MLFLOW_TRACKING_URI is not set."""
+    if "://" in out and not os.environ.get("MLFLOW_TRACKING_URI"):
+        print("sqllm: without MLflow: set MLFLOW_TRACKING_URI, since --out is not on this machine", file=sys.stderr)
+        yield None
+        return
+    run = Later(Path(out), name)
+    try:
+        yield run
+    except BaseException as error:
+        run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     run.close("FINISHED")

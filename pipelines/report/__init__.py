@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipelines.report.clips import clips
 from pipelines.report.comparison import compare
-from pipelines.report.gather import MOST_VALUES, gather
+from pipelines.report.gather import MOST_VALUES, Gathered, gather
 from pipelines.report.page import write_page
 from pipelines.results import Results
 from sqllm import storage
@@ -23,7 +24,14 @@ FEW = 24  # values that a column may have to be shown though nobody asked for it
 Place = str | os.PathLike
 
 
-def write(out: Place, by: Sequence[str] = (), baseline: Place | None = None, audio: bool = True) -> str:
+@dataclass
+class Report:
+    place: str
+    text: str  # HTML
+    found: Gathered
+
+
+def write(out: Place, by: Sequence[str] = (), baseline: Place | None = None, audio: bool = True) -> Report:
     """Write `out/report.html` of the run in `out`, by the carried columns `by` (none: by those of few values).
 
     `baseline` is the `out` of an earlier run to compare with; `audio` False leaves the voices out. UsageError where one
@@ -40,16 +48,20 @@ def write(out: Place, by: Sequence[str] = (), baseline: Place | None = None, aud
     place = storage.join(results.out, REPORT)
     shown = [group.column for group in found.groups]
     compared = compare(results, earlier, found.recordings, shown) if earlier else None
-    storage.write(place, write_page(results, found, clips(results, found.worst), compared, audio).encode())
-    return place
+    report = Report(place, write_page(results, found, clips(results, found.worst), compared, audio), found)
+    storage.write(place, report.text.encode())
+    return report
 
 
-def attempt(out: Place, by: Sequence[str] = (), baseline: Place | None = None, audio: bool = True) -> None:
+def attempt(out: Place, by: Sequence[str] = (), baseline: Place | None = None, audio: bool = True) -> Report | None:
     """`write` at the end of a run, which no fault of the report spoils."""
     try:
-        print(f"report: {write(out, by, baseline, audio)}")
+        report = write(out, by, baseline, audio)
     except Exception as error:
         print(f"sqllm: no report: {in_words(error)}; `sqllm report {out}` tries again", file=sys.stderr)
+        return None
+    print(f"report: {report.place}")
+    return report
 
 
 def _columns(results: Results, by: Sequence[str]) -> list[str]:

@@ -116,3 +116,14 @@ def _clock_axis(axes) -> None:
 
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 3, 5, 6, 10]))
     axes.xaxis.set_major_formatter(lambda seconds, _: clock(seconds))
+
+
+def distributions(histograms: dict[str, np.ndarray]):
+    """The histograms of all scores on one matplotlib Figure, in plain colours."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 2.6), layout="constrained")
+    for axes, (dim, counts) in zip(figure.subplots(1, len(histograms)), histograms.items(), strict=True):
+        axes.bar(BINS[:-1], counts, 0.09, align="edge")
+        axes.set(xlim=(1, 5), title=dim)
+    return figure

@@ -73,6 +73,7 @@ class Means:
     The channels of a recording resemble each other: its rows are one draw, whose sum and count enter the variance.
     """
 
+    names = MEASURES
     SUMS = ("rows", "recordings", "s", "ss", "sn", "nn")  # of a recording: s its sum, n its rows
 
     def __init__(self, column: str | None = None):

@@ -1,5 +1,3 @@
-from itertools import count
-
 import numpy as np
 import pytest
 
@@ -11,8 +9,6 @@ from pipelines.results import Results
 @pytest.fixture
 def two(finished, ok):
     """two(shift, same=...): a run of 120 recordings, and an earlier one with `shift` more on trunk b."""
-
-    calls = count()
 
     def make(shift, same, spread=0.6, n=120):
         rng = np.random.default_rng(0)
@@ -26,7 +22,7 @@ def two(finished, ok):
                 mos = float(np.clip(base + rng.normal(0, 0.1) + change * (i % 2), 1, 5))
                 uri = f"/{i}.wav" if same else f"/{night}/{i}.wav"
                 rows += [ok(uri, mos, channel, trunk="ab"[i % 2]) for channel in (0, 1)]
-            runs.append(Results.open(finished(rows, f"{next(calls)}-{night}")))
+            runs.append(Results.open(finished(rows, night)))
         return comparison.compare(runs[1], runs[0], n, ["trunk"])
 
     return make
