@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import bench, engineer
-from pipelines.terminal import Audio, Baseline, By, Device, Model, Profile, Verbose, Where, console, only_our_stderr
+from pipelines.serve import command
+from pipelines.terminal import (
+    Audio,
+    Baseline,
+    By,
+    Device,
+    Model,
+    Profile,
+    Verbose,
+    Where,
+    console,
+    only_our_stderr,
+    read_yaml,
+)
 from sqllm.audio.draw import MOST
 from sqllm.errors import AudioError, UsageError
 
@@ -31,16 +44,8 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Values from --config stand where the command line says nothing."""
     if path is None:
         return None
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read --config {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path} should hold lines like `model: embedded`")
     known = {parameter.name for parameter in context.command.params} - {"config"}
-    values = {str(name).replace("-", "_"): value for name, value in content.items()}
+    values = read_yaml(path)
     for name in values.keys() - known:
         raise UsageError(f"--config {path}: no option {name!r}; there are {', '.join(sorted(known))}")
     if isinstance(values.get("source"), str):
@@ -257,6 +262,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(engineer.corpus, name="corpus")
 app.command()(engineer.evaluate)
 app.command()(engineer.train)
+app.command()(command.serve)
 
 
 def main(arguments: list[str] | None = None) -> None:

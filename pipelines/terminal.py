@@ -7,9 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sqllm.errors import UsageError
 
 
 class Device(StrEnum):
@@ -39,6 +42,19 @@ def console():
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def read_yaml(path: Path) -> dict:
+    """The lines of --config, by option; `max-mb` is `max_mb`."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read --config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path} should hold lines like `model: embedded`")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from sqllm.model.config import explained_below
 from sqllm.model.encoder import bucket_length
 from sqllm.model.prompt import EXPLAIN, known, written
 from sqllm.model.scoring import moments
-from sqllm.recording import Chunk, cut, rows
+from sqllm.recording import Chunk, Worst, cut, rows, worst_of
 
 BATCH = {"cpu": 4, "cuda": 64}  # windows in one pass
 MODES = ("tree", "generate")
@@ -113,21 +113,18 @@ class Predictor:
 
         It begins with the scores that it stands on. Raises AudioError where there is nothing to judge.
         """
-        listener, worst, problem = self._listener(profile), None, None
+        worst, problem = None, None
         for chunk in cut(os.fspath(file), reference and os.fspath(reference)):
             if chunk.row and chunk.row["error_code"]:
                 problem = AudioError(chunk.row["error_code"], chunk.row["error_detail"])
                 if chunk.row["status"] == "failed":
                     raise problem
-            mean = self.score_chunks([chunk], profile)[0]["mean"]
-            for i in chunk.counts:
-                if worst is None or mean[i, 0] < worst[0][0]:
-                    worst = mean[i], chunk.windows[i], chunk.references and chunk.references[i], chunk.evidence[i]
+            worst = worst_of(chunk, self.score_chunks([chunk], profile)[0]["mean"], worst)
         if worst is None:
             raise problem
         if problem and problem.code == "REFERENCE":
             yield f"({problem.detail}) "
-        yield from self.answer(*worst, question, listener)
+        yield from self.answer_about(worst, question, profile)
 
     # ---- windows
 
@@ -162,7 +159,7 @@ class Predictor:
         for chunk, (mean, std), these in zip(chunks, found, drawn, strict=True):
             score = {"mean": mean, "std": std, "explain_below": below} | ({"drawn": these} if until_se else {})
             if these and np.nanmin(mean[:, 0]) < below:
-                score["explanation"] = self._explanation(chunk, mean, listener)
+                score["explanation"] = "".join(self.answer_about(worst_of(chunk, mean), None, profile))
             out.append(score)
         return out
 
@@ -225,10 +222,9 @@ class Predictor:
             raise UsageError(f"no listener profile {profile!r}; there are {', '.join(sorted(self.profiles))}")
         return self.profiles[profile].words
 
-    def _explanation(self, chunk: Chunk, mean: np.ndarray, listener: str) -> str:
-        i = int(np.nanargmin(mean[:, 0]))
-        laid = chunk.references and chunk.references[i]
-        return "".join(self.answer(mean[i], chunk.windows[i], laid, chunk.evidence[i], EXPLAIN, listener))
+    def answer_about(self, worst: Worst, question: str | None = None, profile: str | None = None) -> Iterator[str]:
+        """Words about the worst window, piece by piece, after its scores; what is wrong, without a question."""
+        return self.answer(*worst, EXPLAIN if question is None else question, self._listener(profile))
 
     def answer(
         self, mean: np.ndarray, window: np.ndarray, reference: np.ndarray | None, facts: str, question: str,

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import compress, groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,6 +62,23 @@ class Chunk:
     def without_audio(self) -> Chunk:
         """The same chunk, which only knows how long its windows were: all that `assemble` needs."""
         return replace(self, windows=[range(len(window)) for window in self.windows], references=None)
+
+
+class Worst(NamedTuple):
+    """The window of a recording with the lowest mos: what words are about."""
+
+    mean: np.ndarray  # [5]
+    window: np.ndarray
+    reference: np.ndarray | None
+    facts: str
+
+
+def worst_of(chunk: Chunk, mean: np.ndarray, worst: Worst | None = None) -> Worst | None:
+    """The worst window of a chunk with the scores [n, 5], unless `worst`, from before, is no better."""
+    for i in np.flatnonzero(np.isfinite(mean[:, 0])):
+        if worst is None or mean[i, 0] < worst.mean[0]:
+            worst = Worst(mean[i], chunk.windows[i], chunk.references and chunk.references[i], chunk.evidence[i])
+    return worst
 
 
 def recording_id(uri: str) -> int:
@@ -227,7 +245,7 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
         n = len(chunk.windows)
         mean, std = np.full((n, 5), np.nan), np.full((n, 5), np.nan)
         if score and "error" not in score:
-            mean, std = np.asarray(score["mean"], float).reshape(n, 5), np.asarray(score["std"], float).reshape(n, 5)
+            mean, std = np.array(score["mean"], float).reshape(n, 5), np.asarray(score["std"], float).reshape(n, 5)
             extra.update((key, score[key]) for key in ("profile", "model", "scored_at") if key in score)
         counts = np.asarray(chunk.speech_s) > 0
         of += chunk.of or counts.sum()

@@ -7,9 +7,6 @@ import pytest
 import requests
 import yaml
 
-if not hasattr(pytest.importorskip("pipelines.serve"), "build"):
-    pytest.skip("the endpoint is not in this version yet", allow_module_level=True)
-
 ROOT = Path(__file__).parents[2]
 SERVE = Path(sys.executable).with_name("serve")
 
