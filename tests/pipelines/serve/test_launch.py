@@ -38,7 +38,7 @@ def served(local_ray):
         yield address
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_endpoint_and_batch_job_give_the_same_rows(served, tmp_path):
     names = ["call-en-it-noisy-leg.flac", "queue-en-quiet-30dB.flac"]
     rows = []
@@ -67,7 +67,7 @@ def test_endpoint_and_batch_job_give_the_same_rows(served, tmp_path):
         assert len(theirs["windows"]) == len(ours["windows"])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_storm_of_cancellations_leaves_every_place_free(served):
     """Clients that hang up in the middle, through Ray's proxy and both deployments."""
     there = urlsplit(served)
@@ -108,7 +108,7 @@ def ask_for_score(address: str, patient: bool = False) -> int:
         time.sleep(float(answer.headers["retry-after"]))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_command_serves_until_it_is_interrupted(tmp_path):
     port = free_port()
     (tmp_path / "serve.yaml").write_text(f"port: {port}\nmax-mb: 7\n")
@@ -122,7 +122,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
     again = subprocess.run([*command, "--model", "embedded"], cwd=tmp_path, env=HERE, text=True, capture_output=True)
     assert again.returncode == 2 and again.stderr == f"sqllm: cannot listen on 127.0.0.1 port {port}: {IN_USE}\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and out == "ended\n" and not err
 
 
