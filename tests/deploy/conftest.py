@@ -51,6 +51,7 @@ def launched(tmp_path_factory):
     command += [
         f"--autoscaling-config={folder / 'config.json'}",
         f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={find_port()}",  # the usual one belongs to any other Ray on this machine
         f"--object-store-memory={STORE}",
     ]
     environment = os.environ | {
