@@ -5,11 +5,14 @@ Every node of a cluster serves them, with Ray's own, at its metrics port, as `ra
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from urllib.request import urlopen
 
+import ray
 from ray.util.metrics import Counter
 
 COUNTERS = {
@@ -18,6 +21,8 @@ COUNTERS = {
     "sqllm_windows": ("Windows of 10 s that the model was given.", None),
     "sqllm_stage_seconds": ("Seconds of work: decoding and cutting, scoring, writing.", "stage"),
 }
+SAMPLE = re.compile(r"ray_(?P<name>sqllm_\w+?)(?:_total)?\{(?P<labels>.*)\} (?P<value>\S+)")
+LABEL = re.compile(r'\b(?:status|stage)="(\w+)"')
 
 
 @cache
@@ -56,3 +61,17 @@ def staged(name: str, things: Iterable) -> Iterator:
         if thing is things:
             return
         yield thing
+
+
+def served() -> dict[str, float]:
+    """What Ray serves of ours now, on all nodes: `sqllm_windows`, `sqllm_rows ok`, ... Workers report now and then."""
+    found: dict[str, float] = {}
+    for node in filter(lambda node: node["Alive"], ray.nodes()):
+        with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        for line in lines:
+            if match := SAMPLE.fullmatch(line):
+                label = LABEL.search(match["labels"])
+                name = f"{match['name']} {label[1]}" if label else match["name"]
+                found[name] = found.get(name, 0.0) + float(match["value"])
+    return found

@@ -33,3 +33,16 @@ def rows(
     from pipelines.bench.rows import run
 
     run(sizes or [10_000, 100_000, 1_000_000])
+
+
+@app.command()
+def pipeline(
+    recordings: Annotated[int, typer.Option(min=2, metavar="N")] = 1000,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each recording.")] = 10.0,
+    model: Model = "embedded",
+    device: Where = Device.auto,
+) -> None:
+    """The whole job of `sqllm score` beside the bare Predictor, start-up apart, with the time of each stage."""
+    from pipelines.bench.pipeline import run
+
+    run(recordings, seconds, model, device.value)
