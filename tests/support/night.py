@@ -1,5 +1,8 @@
-"""The main job with a stand-in for the model, as a process that a test can kill: night.py SOURCE OUT LOG PAUSE_S"""
+"""The main job with a stand-in for the model, as a process that a test can kill."""
 
+from __future__ import annotations
+
+import os
 import sys
 
 from support.standin import fingerprints, loader
@@ -8,10 +11,13 @@ from pipelines import sink
 from pipelines.score import Settings, score
 from pipelines.sources import find
 
-if __name__ == "__main__":
-    source, out, log, pause_s = sys.argv[1:]
+
+def run(address: str, source: str, out: str, pause_s: float, actors: int, said) -> None:
+    """On the cluster at `address`. A chunk takes `pause_s`; `out`.log has a line for each that was scored, and `said`
+    (the end of a pipe) gets every stage that is reached."""
+    os.environ["RAY_ADDRESS"] = address
+    sys.stderr = open(f"{out}.errors", "w", buffering=1)  # noqa: SIM115
     sink.PART_S = 0.3
-    load = loader(log, float(pause_s))
-    settings = Settings(actors=2, device="cpu")
-    totals = score(find([source]), out, settings, load, lambda stage, _: print(stage, flush=True), fingerprints)
-    print(f"done {totals.done} kept {totals.kept}", flush=True)
+    load = loader(f"{out}.log", pause_s)
+    settings = Settings(actors=actors, device="cpu")
+    score(find([source]), out, settings, load, lambda stage, _: said.send(stage), fingerprints)

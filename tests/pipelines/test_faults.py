@@ -1,0 +1,211 @@
+"""What must not cost a row: processes, machines and stores that fail while a run goes on."""
+
+import multiprocessing
+import os
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from pyarrow import dataset
+from ray.cluster_utils import Cluster
+from support import night
+from support.standin import loader
+
+from pipelines.score import Settings, score
+from pipelines.sources import find
+from sqllm.recording import cut
+
+KILLS = 10
+
+
+def same(rows) -> list[dict]:
+    """What must be the same whatever happened on the way, one for each row."""
+    kept = ("uri", "channel", "status", "error_code", "mos", "noi", "duration_s", "model")
+    names = [{name: row[name] for name in kept} for row in rows]
+    return sorted(names, key=lambda row: (os.path.basename(row["uri"]), row["channel"] or 0))
+
+
+def rows_of(out) -> list[dict]:
+    return dataset.dataset(Path(out) / "scores").to_table().to_pylist()
+
+
+@pytest.fixture
+def calls(tmp_path, record):
+    """calls(count) -> a folder of so many recordings and, first, one that is broken and one that is long."""
+
+    def make(count):
+        folder = tmp_path / "calls"
+        for number in range(count):
+            record(folder / f"{number:03}.wav", seconds=1.0 + number % 3, rate=8000, channels=1 + number % 2)
+        (folder / "000.wav").write_text("not audio")
+        record(folder / "001.flac", seconds=45.0, rate=8000, channels=2)
+        return folder
+
+    return make
+
+
+# ---- processes
+
+
+@pytest.mark.timeout(240)
+def test_a_recording_that_kills_its_process_costs_itself(local_ray, calls, tmp_path, monkeypatch):
+    def deadly_cut(batch, **options):  # a decoder with a fault; a function in here, so that Ray pickles it
+        import os
+
+        from pipelines import stages
+
+        whole = cut
+
+        def fatal(uri, *more):
+            if "undecodable" in uri:
+                os._exit(1)
+            yield from whole(uri, *more)
+
+        stages.cut = fatal
+        yield from stages.cut_recordings(batch, **options)
+
+    folder = calls(12)
+    os.link(folder / "004.wav", folder / "deadly.wav")
+    os.link(folder / "004.wav", folder / "undecodable.wav")
+    monkeypatch.setattr("pipelines.score.cut_recordings", deadly_cut)
+    totals = score(find([str(folder)]), tmp_path / "out", Settings(actors=2, device="cpu"), loader())
+    rows = {(os.path.basename(row["uri"]), row["channel"]): row for row in rows_of(tmp_path / "out")}
+    bad = {name: row["error_code"] for (name, _), row in rows.items() if row["status"] != "ok"}
+    assert bad == {"000.wav": "DECODE", "deadly.wav": "MODEL", "undecodable.wav": "DECODE"}
+    assert "3 processes died" in rows["deadly.wav", 0]["error_detail"]
+    assert "3 processes died" in rows["undecodable.wav", None]["error_detail"]
+    assert totals.done == 15 and len(rows) == len(rows_of(tmp_path / "out")) == 1 + 2 + 1 + 1 + 6 * 2 + 5
+
+
+# ---- a store
+
+
+@pytest.mark.timeout(240)
+def test_a_store_that_fails_once_in_ten_requests_costs_nothing(local_ray, s3_server, bucket, calls):
+    s3_server.direct.put(str(calls(30)), f"{bucket}/calls", recursive=True)
+    settings, found = Settings(actors=2, device="cpu"), {}
+    for out, rate in ((f"{bucket}/undisturbed", 0.0), (f"{bucket}/out", 0.1)):
+        with s3_server.faulty(rate) as faults:
+            totals = score(find([f"{bucket}/calls"]), out, settings, loader())
+        assert totals.finished
+        place = f"{out.removeprefix('s3://')}/scores"
+        found[rate] = same(dataset.dataset(place, filesystem=s3_server.direct, format="parquet").to_table().to_pylist())
+    print(f"\n{sum(faults.values())} requests went wrong: {dict(faults)}")
+    assert faults.total() > 5
+    assert found[0.1] == found[0.0] and len(found[0.0]) > 31
+    assert s3_server.direct.exists(f"{bucket}/out/scores/fingerprint=stand-in/_SUCCESS")
+
+
+# ---- drivers and machines
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of one logical machine, to which others can be added; no more processes than a run needs."""
+    lean = {"enable_worker_prestart": False, "prestart_worker_first_driver": False}
+    head = {"num_cpus": 2, "object_store_memory": 1 << 27, "_system_config": lean}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def drivers():
+    """Where drivers are forked from: a process that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["support.night", "ray.data"])
+    return context
+
+
+@pytest.fixture
+def drive(cluster, drivers, tmp_path):
+    """drive(folder, out, pause_s, actors) -> the job as a process, and what it says."""
+    running = []
+
+    def start(folder, out, pause_s=0.0, actors=1):
+        said, says = drivers.Pipe(duplex=False)
+        arguments = (cluster.address, str(folder), str(out), pause_s, actors, says)
+        process = drivers.Process(target=night.run, args=arguments)
+        process.start()
+        says.close()
+        running.append(process)
+        return process, said
+
+    yield start
+    for process in running:
+        process.kill()
+        process.join()
+
+
+def scored(out: Path) -> Counter:
+    """uri -> chunks of it that were scored."""
+    log = out.with_suffix(".log")
+    return Counter(log.read_text().splitlines()) if log.exists() else Counter()
+
+
+def written(out: Path) -> set[str]:
+    return {row["uri"] for row in rows_of(out)} if (out / "scores").exists() else set()
+
+
+def wait_for(driver, stage: str, out: Path) -> None:
+    """Until the driver says that it has reached a stage."""
+    try:
+        while driver[1].recv() != stage:
+            pass
+    except EOFError:
+        raise AssertionError(errors(out)) from None
+
+
+def finish(driver, out: Path) -> None:
+    with suppress(EOFError):
+        while True:
+            driver[1].recv()
+    driver[0].join()
+    assert driver[0].exitcode == 0, errors(out)
+
+
+def errors(out: Path) -> str:
+    return out.with_suffix(".errors").read_text()[-3000:]
+
+
+@pytest.mark.timeout(600)
+def test_a_driver_that_is_killed_ten_times_loses_nothing(drive, calls, tmp_path):
+    folder, out, whole = calls(160), tmp_path / "out", tmp_path / "whole"
+    rng, kills, before = random.Random(), 0, []
+    for kill in range(KILLS):
+        process, _ = driver = drive(folder, out, 0.1)
+        if kill % 3:
+            wait_for(driver, "scoring", out)
+            time.sleep(rng.uniform(0, 2))
+        else:  # while it starts, looks at what is there, loads or begins
+            time.sleep(rng.uniform(0.2, 6))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+        before.append((written(out), scored(out)))
+    finish(drive(folder, out), out)
+    finish(drive(folder, whole), whole)
+    assert kills == KILLS
+    assert same(rows_of(out)) == same(rows_of(whole)) and len(rows_of(whole)) > 240
+    once, often = scored(whole), scored(out)
+    for stood, counts in before:  # what was written by then was never scored again
+        assert not {uri for uri in stood if often[uri] > counts[uri]}
+    again = {uri: often[uri] / once[uri] - 1 for uri in often if often[uri] > once[uri]}
+    print(f"\n{kills} kills: {len(again)} of {len(once)} recordings were scored again, {sum(again.values()):.0f} times")
+
+
+@pytest.mark.timeout(240)
+def test_a_machine_that_is_lost_costs_nothing(drive, cluster, calls, tmp_path):
+    folder, out, whole = calls(60), tmp_path / "out", tmp_path / "whole"
+    finish(drive(folder, whole), whole)
+    nodes = [cluster.add_node(num_cpus=2, object_store_memory=1 << 27) for _ in range(2)]
+    process, _ = driver = drive(folder, out, 0.1, actors=3)
+    wait_for(driver, "scoring", out)
+    time.sleep(1)
+    assert process.is_alive()
+    cluster.remove_node(nodes[0], allow_graceful=False)
+    finish(driver, out)
+    assert same(rows_of(out)) == same(rows_of(whole)) and len(rows_of(whole)) > 90
