@@ -116,14 +116,13 @@ def test_some_windows_of_each_call(local_ray, tmp_path, record, stand_in):
 
 
 def test_a_model_that_does_not_load_ends_the_run_and_keeps_earlier_scores(local_ray, tmp_path, record, stand_in):
-    record(tmp_path / "a.wav")
+    record(tmp_path / "calls/a.wav")
     earlier = tmp_path / "scores/fingerprint=other/part-1-00000.parquet"
     earlier.parent.mkdir(parents=True)
     earlier.write_bytes(b"earlier")
     with pytest.raises(UsageError, match="cannot load the model absent: no such model"):
-        score(
-            find([str(tmp_path)]), tmp_path, Settings(model="absent", device="cpu"), stand_in, fingerprints=fingerprints
-        )
+        calls, settings = find([str(tmp_path / "calls")]), Settings(model="absent", device="cpu")
+        score(calls, tmp_path, settings, stand_in, fingerprints=fingerprints)
     assert earlier.read_bytes() == b"earlier"
 
 
