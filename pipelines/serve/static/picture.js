@@ -7,6 +7,7 @@ const RANGE_DB = 75; // of the spectrogram, under its loudest point
 const NYQUIST_KHZ = 8; // of the picture, whatever the recording has: so that a narrow band looks narrow
 const BAR = 3; // pixels of a bar of the waveform, with its gap
 const TINT = 0.24; // of a score behind its number
+const GAP_APART = 5; // pixels between the marks of two gaps
 const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800];
 
 export class Picture {
@@ -165,11 +166,24 @@ export class Picture {
     pen.imageSmoothingQuality = "high";
     const share = this.state.sound.rate / 2000 / NYQUIST_KHZ; // of the height that this rate fills
     pen.drawImage(sheet, 0, height * (1 - share), width, height * share);
-    pen.fillStyle = pen.strokeStyle = this.colour("on-spectrum");
+    pen.strokeStyle = this.colour("spectrum").split(",")[0]; // of silence
+    pen.fillStyle = this.colour("on-spectrum");
+    pen.lineWidth = 4;
+    pen.lineJoin = "round";
     pen.textBaseline = "middle";
-    for (const khz of [2, 4, 6]) pen.fillText(`${khz} kHz`, 6, height * (1 - khz / NYQUIST_KHZ));
+    for (const khz of [2, 4, 6]) {
+      const at = [`${khz} kHz`, 6, height * (1 - khz / NYQUIST_KHZ)];
+      pen.strokeText(...at);
+      pen.fillText(...at);
+    }
     pen.textAlign = "center";
-    for (const gap of this.state.row?.evidence?.dropouts ?? []) pen.fillText("▼", x((gap.start_s + gap.end_s) / 2), 9);
+    let last = -GAP_APART;
+    for (const gap of this.state.row?.evidence?.dropouts ?? []) {
+      const at = x((gap.start_s + gap.end_s) / 2);
+      if (at - last < GAP_APART) continue;
+      pen.fillText("▼", at, 9);
+      last = at;
+    }
   }
 
   // 256 colours, silence first, as pixels.

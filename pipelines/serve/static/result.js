@@ -77,12 +77,13 @@ function gaps(row, onSeek) {
   const all = row.evidence?.dropouts ?? [];
   if (!all.length) return [];
   const buttons = all.slice(0, MOST_GAPS).map(({ start_s }) => {
-    const button = element("button", { type: "button", className: "chip", ariaLabel: `Play the gap at ${start_s.toFixed(1)} s` }, `▸ ${start_s.toFixed(1)} s`);
+    const when = start_s < 60 ? `${start_s.toFixed(1)} s` : clock(start_s);
+    const button = element("button", { type: "button", className: "chip", ariaLabel: `Play the gap at ${when}` }, `▸ ${when}`);
     button.addEventListener("click", () => onSeek(Math.max(0, start_s - 1)));
     return button;
   });
   const more = all.length > MOST_GAPS ? [`and ${all.length - MOST_GAPS} more`] : [];
-  return [element("li", { className: "chips" }, "Hear it: ", ...buttons, ...more)];
+  return [element("li", { className: "chips" }, "Hear the gaps: ", ...buttons, ...more)];
 }
 
 function showMoments(row) {

@@ -128,6 +128,7 @@ class Scorer:
             return None
         mean = np.tile([3.4, 4.2, 2.9, 1.4, 4.6], (len(chunk.windows), 1)) - strict + (chunk.references is not None)
         mean[:, 0] -= 1.2 * chunk.channel + np.asarray(chunk.starts_s) / 20
+        mean = np.clip(mean, 1, 5)
         mean[np.asarray(chunk.speech_s) == 0] = np.nan
         words = "".join(PIECES) if chunk.row and chunk.row["channel"] == 0 else None
         return {"mean": mean, "std": np.full_like(mean, 0.6), "explanation": words, "explain_below": np.inf}
