@@ -22,6 +22,7 @@ TITLES = {
     "TIMEOUT": "No answer in time",
     "UNAVAILABLE": "The model is not ready",
     "NOT_FOUND": "There is no such thing",
+    "MODEL": "The model failed",
 }
 STATUS = {"UNSUPPORTED": 415, "MODEL": 500}  # of a recording's codes; all others 422
 

@@ -4,7 +4,7 @@ import { Picture } from "./picture.js";
 import { $, element, showLegs, showRow } from "./result.js";
 import * as server from "./server.js";
 import { decode, Player, Recorder } from "./sound.js";
-import { clock, dimensions, learn, legName, plainly, points, sampleName, word } from "./words.js";
+import { clock, dimensions, learn, legName, plainly, points, reason, sampleName, word } from "./words.js";
 
 const QUESTIONS = ["What is wrong with it?", "When does it drop out?", "Is there an echo?", "Is it too quiet?", "How could it be better?"];
 const LONGEST_TAKE_S = 300;
@@ -70,7 +70,7 @@ function complain(error) {
   $("problem").hidden = !error;
   $("problem").replaceChildren();
   if (!error) return;
-  $("problem").append(element("b", {}, error.title ?? "This did not work"), " ", error.detail ?? error.message);
+  $("problem").append(element("b", {}, `${error.title ?? "This did not work"}:`), ` ${reason(error)}`);
 }
 
 // ---- opening a recording
@@ -253,7 +253,7 @@ $("record").addEventListener("click", async () => {
       if (seconds >= LONGEST_TAKE_S) stopRecording();
     });
   } catch (error) {
-    return complain({ title: "Recording did not start.", detail: error.message });
+    return complain({ title: "Recording did not start", detail: error.message });
   }
   showRecording(true);
 });

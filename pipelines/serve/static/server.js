@@ -55,12 +55,13 @@ async function request(path, options = {}) {
   if (response.ok) return response;
   const document = await response.json().catch(() => ({}));
   const wait = response.headers.get("Retry-After");
-  throw problem({ status: response.status, ...document }, wait && `Try again in ${wait} s.`);
+  throw problem({ status: response.status, ...document }, wait && `try again in ${wait} s`);
 }
 
 function problem({ title, detail, status, code }, more) {
   const said = typeof detail === "string" ? detail : ""; // a framework's own detail may be a list
-  return new Problem(title || `The server answered ${status}`, [said, more].filter(Boolean).join(" "), status, code);
+  const all = /again/.test(said) ? said : [said, more].filter(Boolean).join(". ");
+  return new Problem(title || `The server answered ${status}`, all, status, code);
 }
 
 // Server-sent events of a body. EventSource cannot post.

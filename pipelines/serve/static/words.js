@@ -68,5 +68,12 @@ export function note(row) {
   return { text: `Compared with the clean original${shifted}.`, bad: false };
 }
 
+// Why something did not work: in the words of the code, if it has some, before those of the server.
+export function reason({ code, detail, message }) {
+  const said = (detail ?? message).replace(/\.$/, "");
+  const plain = code === "MODEL" ? "" : vocabulary.codes[code];
+  return plain ? `${plain}. (${said})` : `${said}.`;
+}
+
 // The model's words without the scores that it repeats before them.
 export const plainly = (text) => text.replace(WRITTEN, "");
