@@ -61,7 +61,7 @@ export function verdict(row) {
 export function note(row) {
   const said = vocabulary.codes[row.error_code] ?? row.error_code;
   if (row.status !== "ok") return { text: `Not scored: ${said}. (${row.error_detail})`, bad: true };
-  if (row.error_code) return { text: `The clean original was not used: ${row.error_detail}.`, bad: true };
+  if (row.error_code) return { text: `The clean original was not used: ${row.error_detail.replace(/^scored without the reference: /, "")}.`, bad: true };
   if (!row.alignment?.used) return null;
   const shift = Math.abs(row.alignment.delay_s);
   const shifted = shift < 0.005 ? "" : `, shifted by ${shift.toFixed(2)} s to fit`;
