@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,18 @@ class StandIn:
 @pytest.fixture
 def stand_in():
     return StandIn()
+
+
+@pytest.fixture(scope="session")
+def served(local_ray):
+    """The address of Ray Serve with the model that ships."""
+    from pipelines.serve.launch import serving
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(Settings(no_auth=True), "127.0.0.1", port) as address:
+        yield address
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import requests
 
 import pipelines
 from pipelines import score as job
-from pipelines.serve.launch import check, serving
+from pipelines.serve.launch import check
 from pipelines.serve.settings import Settings
 from pipelines.sources import find
 from sqllm.errors import UsageError
@@ -30,12 +30,6 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def served(local_ray):
-    with serving(Settings(no_auth=True), "127.0.0.1", free_port()) as address:
-        yield address
 
 
 @pytest.mark.timeout(400)

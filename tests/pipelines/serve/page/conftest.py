@@ -50,7 +50,7 @@ class Scorer:
         yield from PIECES[2:]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: as long as Playwright runs, asyncio.run does not
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install '.[test]'")
     if CHROMIUM is None:
@@ -68,15 +68,15 @@ def scorer():
 
 @pytest.fixture
 def visit(browser, endpoint, scorer):
-    """visit(keys=[], **settings): the page of an endpoint with these.
+    """visit(keys=[], **settings): the page of an endpoint with these; visit(address=...): of one that runs.
 
     Whatever it logs as an error, and a request to anywhere else, fails the test.
     """
     with ExitStack() as stack:
         wrong, foreign = [], []
 
-        def go(keys=(), **settings):
-            address, _ = stack.enter_context(endpoint(scorer, keys, **settings))
+        def go(keys=(), address=None, **settings):
+            address = address or stack.enter_context(endpoint(scorer, keys, **settings))[0]
             context = browser.new_context(viewport={"width": 1200, "height": 900}, permissions=["microphone"])
             stack.callback(context.close)
             page = context.new_page()

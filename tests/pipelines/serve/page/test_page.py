@@ -300,6 +300,20 @@ def test_the_spectrogram_is_true(page, tmp_path):
     assert peak[0] == 1000 and peak[1] > 60
 
 
+@pytest.mark.timeout(240)
+def test_the_model_that_ships_is_heard(visit, served):
+    """`sqllm serve` as it is, on Ray Serve."""
+    page = visit(address=served)
+    rows = sample(page, CALL)
+    right = next(row for row in rows if row["channel"] == 1)
+    assert right["noi"] == min(right[name] for name in DIMENSIONS)  # the noisy leg
+    assert shown(page) == {name: f"{right[name]:.1f}" for name in DIMENSIONS}
+    page.get_by_role("button", name="What is wrong with it?").click()
+    answer = page.locator("#answers li[aria-busy=false] p")
+    answer.wait_for()
+    assert "noise" in answer.inner_text()
+
+
 def test_the_page_speaks_as_the_reports_do():
     told = vocabulary()
     assert [score["name"] for score in told["scores"]] == list(DIMENSIONS)
