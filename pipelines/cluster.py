@@ -24,6 +24,7 @@ BLOCK_BYTES = 16 << 20  # audio is handed on in blocks of this size, also from w
 STORE_BYTES = (1 << 30) + os.cpu_count() * (64 << 20)  # audio in flight here; a full store makes decoding wait
 MODEL_BYTES = 700 << 20  # resident memory of one actor with the default model
 CUT_CPUS = 0.5
+SETTLE_S = 10
 MACHINES_S = 900  # how long a run waits for the machines that it asks an autoscaler for
 
 
@@ -40,24 +41,36 @@ class Pool:
 
     @classmethod
     def fit(cls, recordings: int, actors: int | None, device: str) -> Pool:
-        """The pool for so many recordings on the cluster that is up, or is brought up for so many actors.
+        """The pool for so many recordings on what is free of the cluster, which is brought up for so many actors.
 
-        UsageError where no GPU or CPU is there.
+        What it books fits beside what others have booked: a run that could not start would wait for ever, in silence.
+        UsageError where no GPU or CPU is there, or none is free.
         """
         if actors:
             bring_up(actors, device)
         have = ray.cluster_resources()
-        cpus, gpus = have.get("CPU", 0), int(have.get("GPU", 0))
-        if device == "cuda" and not gpus:
+        if device == "cuda" and not have.get("GPU"):
             raise UsageError("--device cuda, but Ray finds no GPU here: use --device cpu or auto")
-        if not cpus:
+        if not have.get("CPU"):
             raise UsageError("this Ray cluster has no CPUs now: --actors N has its autoscaler start machines")
         if device == "auto":
-            device = "cuda" if gpus else "cpu"
+            device = "cuda" if have.get("GPU") else "cpu"
+        free = _free(have)
+        cpus, gpus = free["CPU"], int(free["GPU"])
+        if device == "cuda" and not gpus:
+            raise UsageError(
+                f"other jobs hold the {have['GPU']:g} GPUs of this Ray cluster: wait for them, use --device cpu, or"
+                " have its autoscaler start machines with --actors N"
+            )
+        if cpus < 2 * CUT_CPUS:
+            raise UsageError(
+                f"other jobs hold {have['CPU'] - cpus:g} of the {have['CPU']:g} CPUs of this Ray cluster, and a run"
+                f" wants {2 * CUT_CPUS:g}: wait for them, or have its autoscaler start machines with --actors N"
+            )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if device == "cuda":  # the CPUs of other machines are no use to an actor with a GPU
             nodes = [node for node in nodes if node.get("GPU")]
-            cpus = min(node.get("CPU", 0) / node["GPU"] for node in nodes) * gpus
+            cpus = min(cpus, min(node.get("CPU", 0) / node["GPU"] for node in nodes) * gpus)
         widest = max(node.get("CPU", 0) for node in nodes)
         room = gpus if device == "cuda" else min(int(cpus), int(have.get("memory", 0) // MODEL_BYTES))
         count = actors or max(1, min(room, recordings))
@@ -69,6 +82,17 @@ class Pool:
             gpus=0 if device == "cpu" else 1 / math.ceil(count / gpus),
             chunks=16 if device == "cuda" else 4,
         )
+
+
+def _free(have: dict) -> dict[str, float]:
+    """What no job has booked. What an earlier run in this process is still giving back is waited for."""
+    until = time.monotonic() + SETTLE_S
+    while True:
+        left = ray.available_resources()
+        free = {kind: round(left.get(kind, 0), 2) for kind in ("CPU", "GPU")}
+        if all(free[kind] >= have.get(kind, 0) for kind in free) or time.monotonic() > until:
+            return free
+        time.sleep(0.1)
 
 
 def bring_up(actors: int, device: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import ray
 
 from pipelines import metrics
 from pipelines.cluster import Pool
@@ -55,12 +56,18 @@ class Scorer:
     def __init__(self, load: Callable, settings: Settings, pool: Pool, journal: Journal):
         self.settings, self.journal = settings, journal
         self.refusal = None
+        me = ("load", ray.get_runtime_context().get_actor_id())  # which a restart keeps
+        if journal.begin(me)[0] >= DEATHS:
+            why = f"{DEATHS} processes died of it, which is often a lack of memory: give fewer --actors"
+            self.refusal = UsageError(f"cannot load the model {settings.model}: {why}")
+            return
         try:
             self.predictor = load(settings.model, pool.device, pool.threads)
         except Exception as error:  # thrown from here it would reach the user as a page of Ray's own words
             self._explain()
             reason = str(error) if isinstance(error, UsageError) else in_words(error)
             self.refusal = UsageError(f"cannot load the model {settings.model}: {reason}")
+        journal.end(me)
         self.ready_at = time.time()
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ from support.standin import loader
 
 from pipelines.score import Settings, score
 from pipelines.sources import find
+from sqllm.errors import UsageError
 from sqllm.recording import cut
 
 KILLS = 10
@@ -78,6 +79,15 @@ def test_a_recording_that_kills_its_process_costs_itself(local_ray, calls, tmp_p
     assert "3 processes died" in rows["deadly.wav", 0]["error_detail"]
     assert "3 processes died" in rows["undecodable.wav", None]["error_detail"]
     assert totals.done == 15 and len(rows) == len(rows_of(tmp_path / "out")) == 1 + 2 + 1 + 1 + 6 * 2 + 5
+
+
+@pytest.mark.timeout(240)
+def test_a_model_that_kills_every_process_is_refused(local_ray, record, tmp_path):
+    def load(model, device, threads):
+        os._exit(1)
+
+    with pytest.raises(UsageError, match="3 processes died of it"):
+        score(find([str(record(tmp_path / "a.wav"))]), tmp_path / "out", Settings(actors=1, device="cpu"), load)
 
 
 # ---- a store
