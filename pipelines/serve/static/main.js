@@ -12,6 +12,7 @@ const LONGEST_TAKE_S = 300;
 const now = { file: null, reference: null, rows: [], leg: 0, dim: "mos", work: new AbortController() };
 const player = new Player($("audio"));
 const picture = new Picture($("plot"), seek, toggle);
+let limits = null; // of an upload
 let again = null; // what to do once there is an API key
 
 // ---- the server's words
@@ -29,6 +30,8 @@ async function begin(retry = begin) {
     button.addEventListener("click", () => openSample(name, url));
     return element("li", {}, button);
   }));
+  limits = told.limits;
+  $("limits").textContent = `Up to ${Math.round(limits.max_audio_s / 60)} minutes and ${limits.max_mb} MB`;
   $("samples-block").hidden = !told.samples.length;
   $("model").textContent = told.models.map(({ name, fingerprint }) => `Model ${name}, ${fingerprint}.`).join(" ");
 }
@@ -95,10 +98,9 @@ async function open(file) {
   $("length").textContent = "";
   $("answers").replaceChildren();
   $("no-picture").textContent = "";
-  for (const id of ["result", "leg-note", "legs", "no-picture", "play-worst", "gap-key", "talk"]) $(id).hidden = true;
+  for (const id of ["result", "leg-note", "legs", "no-picture", "player", "talk"]) $(id).hidden = true;
   $("verdict").replaceChildren();
   $("recording").hidden = false;
-  $("play").disabled = true;
   picture.at(0);
   picture.show({ sound: null, row: null, leg: 0, dim: "mos" });
   draw(file);
@@ -113,10 +115,9 @@ async function draw(file) {
   } catch (error) {
     if (file !== now.file) return;
     $("no-picture").textContent = error.message;
-    $("no-picture").hidden = false;
   }
   if (file !== now.file) return;
-  $("play").disabled = !seconds;
+  $("player").hidden = !seconds;
   picture.show({ sound });
   showPlayer();
 }
@@ -128,6 +129,10 @@ async function score() {
   say("Listening…", true);
   if (!dimensions().length) await begin(score); // the server did not answer before, or wanted a key
   if (!dimensions().length || signal.aborted) return;
+  if (now.file.size + (now.reference?.size ?? 0) > 1e6 * limits.max_mb) { // a refusal in mid-upload is not read by browsers
+    say("");
+    return complain({ title: "The recording is too large", detail: `the server takes up to ${limits.max_mb} MB` });
+  }
   const form = server.form({ file: now.file, reference: now.reference, profile: $("profile").value, explain: "always" });
   const rows = await guarded(() => server.score(form, signal), score);
   if (!rows || signal.aborted) return;
@@ -166,8 +171,9 @@ const shown = () => now.rows.find(({ channel }) => (channel ?? 0) === now.leg);
 
 function showPlayer() {
   const row = shown();
-  $("gap-key").hidden = !row?.evidence?.dropouts?.length || $("no-picture").textContent !== "";
-  $("play-worst").hidden = row?.status !== "ok" || $("play").disabled;
+  $("no-picture").hidden = !row || !$("no-picture").textContent; // where it has no score either, that was said
+  $("gap-key").hidden = !row?.evidence?.dropouts?.length;
+  $("play-worst").hidden = row?.status !== "ok";
   $("play-worst").textContent = `Play the worst moment, ${clock(row?.worst_start_s ?? 0)}`;
   showClock();
 }
@@ -179,13 +185,13 @@ function play(from) {
 }
 
 function toggle() {
-  if ($("play").disabled) return;
+  if ($("player").hidden) return;
   if ($("audio").paused) play();
   else $("audio").pause();
 }
 
 function seek(seconds) {
-  if (!$("play").disabled) $("audio").currentTime = seconds;
+  if (!$("player").hidden) $("audio").currentTime = seconds;
   showClock();
 }
 

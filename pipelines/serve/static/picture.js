@@ -6,7 +6,7 @@ import { clock, points, title, tone, word } from "./words.js";
 const RANGE_DB = 75; // of the spectrogram, under its loudest point
 const NYQUIST_KHZ = 8; // of the picture, whatever the recording has: so that a narrow band looks narrow
 const BAR = 3; // pixels of a bar of the waveform, with its gap
-const TINT = 0.24; // of a score behind its number
+const TINT = 0.2; // of a score behind its number
 const GAP_APART = 5; // pixels between the marks of two gaps
 const TICKS_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800];
 
@@ -67,6 +67,7 @@ export class Picture {
     const drawn = Boolean(this.state.sound);
     this.canvas.wave.hidden = this.canvas.spectrogram.hidden = !drawn;
     this.plot.setAttribute("aria-disabled", !drawn);
+    this.plot.hidden = !this.seconds;
     if (!this.plot.clientWidth || !this.seconds) return;
     this.style = getComputedStyle(this.plot);
     this.track();

@@ -145,10 +145,21 @@ def test_a_bad_file_is_explained_and_the_next_one_works(page, tmp_path, speech_f
     choose(page, tmp_path / "letter.wav")
     page.get_by_role("alert").wait_for()
     assert said(page).startswith("The recording cannot be scored: not audio, broken, or cut off before its end.")
-    assert page.locator("#result").is_hidden()
+    assert page.locator("#result").is_hidden() and page.locator("#plot").is_hidden()
     choose(page, speech_file())
     scored(page)
     assert page.get_by_role("alert").is_hidden() and len(shown(page)) == 5
+
+
+def test_what_is_too_large_is_not_sent(visit, speech_file):
+    page = visit(max_mb=0.1)
+    sent = []
+    page.on("request", lambda request: sent.append(request.method))
+    page.get_by_text("Up to 30 minutes and 0.1 MB").wait_for()
+    page.get_by_label("Choose a file").set_input_files(speech_file(seconds=5))
+    page.get_by_role("alert").wait_for()
+    assert said(page) == "The recording is too large: the server takes up to 0.1 MB."
+    assert "POST" not in sent
 
 
 def test_silence_is_explained(page, tmp_path):
@@ -165,7 +176,7 @@ def test_a_format_that_the_browser_does_not_know_has_scores_and_no_picture(page,
     page.get_by_text("This browser cannot decode the file").wait_for()
     assert shown(page)["mos"] == f"{row['mos']:.1f}"
     assert page.locator("#spectrogram").is_hidden() and page.locator("#track").is_visible()
-    assert page.get_by_role("button", name="Play", exact=True).is_disabled()
+    assert page.locator("#player").is_hidden()
 
 
 def test_a_reference_is_compared_with_or_refused(page, tmp_path, speech_file):
@@ -239,7 +250,7 @@ def test_everything_can_be_done_with_the_keyboard(page):
     tab_to("#samples li:nth-child(5) button")
     page.keyboard.press("Enter")
     scored(page)
-    until(page, "!document.querySelector('#play').disabled")
+    until(page, "!document.querySelector('#player').hidden")
     tab_to("#profile")
     tab_to("#plot")
     plot = page.get_by_role("slider", name="Position in the recording")
@@ -301,9 +312,9 @@ def test_the_spectrogram_is_true(page, tmp_path):
 
 
 @pytest.mark.timeout(240)
-def test_the_model_that_ships_is_heard(visit, served):
-    """`sqllm serve` as it is, on Ray Serve."""
-    page = visit(address=served)
+def test_the_model_that_ships_is_heard(visit, request):
+    """`sqllm serve` as it is, on Ray Serve; which does not start where there is no browser."""
+    page = visit(address=request.getfixturevalue("served"))
     rows = sample(page, CALL)
     right = next(row for row in rows if row["channel"] == 1)
     assert right["noi"] == min(right[name] for name in DIMENSIONS)  # the noisy leg
