@@ -138,14 +138,15 @@ def show(out: str | os.PathLike, console) -> None:
 def _worst(results: Results) -> tuple[list[dict], int]:
     """The rows to show and how many more there are: all of a small run by name, else those with the lowest mos."""
     names = ["uri", "channel", *DIMENSIONS, "worst_start_s", "worst_mos", "status", "error_code", "error_detail"]
-    if not results.parts():
-        return [], 0
-    table = results.data.to_table(columns=names)
-    more = max(0, len(table) - SHOWN)
-    if more:
-        lowest = pc.select_k_unstable(table, SHOWN, sort_keys=[("mos", "ascending")])
-        return table.take(lowest).to_pylist(), more
-    return table.sort_by([("uri", "ascending"), ("channel", "ascending")]).to_pylist(), 0
+    worst, rows = None, 0
+    for _, batch in results.batches(names):
+        rows += len(batch)
+        worst = pa.concat_tables([pa.table(batch), *([worst] if worst else [])])
+        if len(worst) > SHOWN:
+            worst = worst.take(pc.select_k_unstable(worst, SHOWN, sort_keys=[("mos", "ascending")]))
+    if rows > SHOWN:
+        return worst.to_pylist(), rows - SHOWN
+    return worst.sort_by([("uri", "ascending"), ("channel", "ascending")]).to_pylist() if worst else [], 0
 
 
 def _table(rows: list[dict], summary: dict, width: int):

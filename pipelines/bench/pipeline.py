@@ -156,6 +156,7 @@ def run(recordings: int, seconds: float, model: str, device: str) -> None:
     """Print windows/s of both, start-up, seconds by stage, and whose the CPU time is."""
     import ray
 
+    os.environ.update(RAY_worker_niceness="0")  # Ray's workers yield to other programs; the bare Predictor does not
     with tempfile.TemporaryDirectory() as folder:
         files = make(Path(folder), recordings, seconds)
         start_ray()
