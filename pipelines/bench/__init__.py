@@ -46,3 +46,20 @@ def pipeline(
     from pipelines.bench.pipeline import run
 
     run(recordings, seconds, model, device.value)
+
+
+@app.command()
+def serve(
+    clients: Annotated[list[int] | None, typer.Argument(min=1, metavar="N...", show_default="1 4 16 64")] = None,
+    model: Model = "embedded",
+    device: Where = Device.auto,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each measurement.")] = 20.0,
+) -> None:
+    """The endpoint with N clients at once, at half load and under overload, against the bare Predictor."""
+    from pipelines.terminal import only_our_stderr
+
+    with only_our_stderr():
+        import pipelines.cluster  # noqa: F401  before Ray: it sets what Ray reads when it is imported
+        from pipelines.bench.serve import run
+
+        run(model, device.value, clients or [1, 4, 16, 64], seconds)

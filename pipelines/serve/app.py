@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, File, Form, UploadFile
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
@@ -23,6 +24,7 @@ import sqllm
 from pipelines.serve import examples, problems
 from pipelines.serve.gate import Gate
 from pipelines.serve.judging import Judge, Recording, in_time
+from pipelines.serve.meter import Meter
 from pipelines.serve.page import vocabulary, with_facts
 from pipelines.serve.problems import Problem
 from pipelines.serve.settings import Settings
@@ -41,7 +43,7 @@ Explain = Annotated[str, Form(description="never, always or below=SCORE", exampl
 Question = Annotated[str, Form(min_length=1, max_length=500, examples=["what is wrong with it?"])]
 
 
-def make_app(settings: Settings, model, pool: Executor, keys: list[str]) -> FastAPI:
+def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: Meter) -> FastAPI:
     """`model` is a `model.Model`, or a handle to its replicas; `keys` is empty where everybody may ask."""
     app = FastAPIOffline(
         title="SpeechQualityLLM",
@@ -49,9 +51,9 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str]) -> Fast
         redoc_url=None,
         responses={"4XX": examples.PROBLEM, "5XX": examples.PROBLEM},
     )
-    app.add_middleware(Gate, settings=settings, keys=keys)
+    app.add_middleware(Gate, settings=settings, keys=keys, meter=meter)
     problems.install(app)
-    judge, profiles = Judge(model, settings, pool), load_profiles()
+    judge, profiles = Judge(model, settings, pool, meter), load_profiles()
     samples = sorted(str(path.relative_to(SAMPLES)) for path in SAMPLES.rglob("*.flac"))
     key = Depends(HTTPBearer(auto_error=False, description="one of SQLLM_API_KEYS"))  # for the docs; Gate checks it
 
@@ -118,6 +120,11 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str]) -> Fast
     async def readyz() -> JSONResponse:
         """The model is loaded and answers."""
         return JSONResponse({"status": "ready", "model": (await ready())["fingerprint"]})
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counts for Prometheus."""
+        return Response(await meter.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def ready() -> dict:
         try:

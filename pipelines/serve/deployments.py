@@ -14,6 +14,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from pipelines.serve.judging import AHEAD
+from pipelines.serve.meter import Meter, RemoteMeter
 from pipelines.serve.problems import Problem
 from pipelines.serve.settings import Settings
 from sqllm.errors import UsageError
@@ -50,7 +51,8 @@ def application(settings: Settings) -> serve.Application:
         max_queued_requests=settings.max_requests,
         backpressure_config=BUSY,
     )
-    return ingress.bind(settings, model.bind(settings.model, device, settings.model_cpus))
+    meter = serve.deployment(Meter, name="meter", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=100)
+    return ingress.bind(settings, model.bind(settings.model, device, settings.model_cpus), meter.bind())
 
 
 def _scaled(least: int, most: int, target: float) -> AutoscalingConfig:
@@ -118,8 +120,8 @@ class Remote:
 class Ingress:
     """The application of `app`, in a process without the model."""
 
-    def __init__(self, settings: Settings, model: serve.handle.DeploymentHandle):
-        self.settings, self.model = settings, Remote(model)
+    def __init__(self, settings: Settings, model: serve.handle.DeploymentHandle, meter: serve.handle.DeploymentHandle):
+        self.settings, self.model, self.meter = settings, Remote(model), RemoteMeter(meter)
         self.keys = [key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip()]
         if not self.keys and not settings.no_auth:
             raise UsageError(f"no {KEYS} in the environment: set keys, separated by commas, or `no_auth: true`")
@@ -128,4 +130,5 @@ class Ingress:
         from pipelines.serve.app import make_app
 
         pool = ThreadPoolExecutor(max(2, math.ceil(self.settings.ingress_cpus)), "decode")
-        return make_app(self.settings, self.model, pool, [] if self.settings.no_auth else self.keys)
+        keys = [] if self.settings.no_auth else self.keys
+        return make_app(self.settings, self.model, pool, keys, self.meter)

@@ -13,17 +13,20 @@ from collections import deque
 
 from starlette.datastructures import Headers
 
+from pipelines.serve.meter import Meter
 from pipelines.serve.problems import Problem, unauthorized
 from pipelines.serve.settings import Settings
 
+ROUTES = ("/v1/score", "/v1/ask", "/v1/models")
+GIVEN_UP = 499  # the client closed the connection before an answer began; nginx's number for it
 FORM_BYTES = 64 << 10  # what a form may take beside its files
 
 
 class Gate:
     """Guards everything under /v1/. What is posted there takes a place until it is answered or given up."""
 
-    def __init__(self, app, settings: Settings, keys: list[str]):
-        self.app, self.settings = app, settings
+    def __init__(self, app, settings: Settings, keys: list[str], meter: Meter):
+        self.app, self.settings, self.meter = app, settings, meter
         self.keys = [key.encode() for key in keys]
         self.most_bytes = int(settings.max_mb * 1e6) + FORM_BYTES
         self.taken = 0
@@ -32,6 +35,21 @@ class Gate:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             return await self.app(scope, receive, send)
+        start, status = time.monotonic(), GIVEN_UP
+
+        async def noted(message):
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._guarded(scope, receive, noted)
+        finally:
+            route = scope["path"] if scope["path"] in ROUTES else "other"
+            self.meter.request(route, status, time.monotonic() - start)
+
+    async def _guarded(self, scope, receive, send) -> None:
         headers = Headers(scope=scope)
         try:
             self._check_key(headers)

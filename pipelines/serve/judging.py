@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipelines.serve.meter import Meter
 from pipelines.serve.problems import Problem
 from pipelines.serve.settings import Settings
 from sqllm.audio.io import open_sound
@@ -59,8 +60,8 @@ class Judgement:
 class Judge:
     """Scores recordings with `model` (`model.Model`, or a handle to its replicas); decodes in the threads of `pool`."""
 
-    def __init__(self, model, settings: Settings, pool: Executor):
-        self.model, self.settings, self.pool = model, settings, pool
+    def __init__(self, model, settings: Settings, pool: Executor, meter: Meter):
+        self.model, self.settings, self.pool, self.meter = model, settings, pool, meter
 
     async def score(self, recording: Recording, profile: str | None, explain: str = "never") -> list[dict]:
         """The rows of `Predictor.score`. Problem where no channel has a score, or it takes too long."""
@@ -88,6 +89,7 @@ class Judge:
             "scored_at": datetime.now(UTC).isoformat(),
         }
         judged = [recording.named(row | stamp) for row in rows(scored)]
+        self.meter.judged(judged)
         if not any(row["status"] == "ok" for row in judged):
             raise Problem.of_row(judged[0], rows=judged)
         return Judgement(judged, {channel: found for channel, found in worst.items() if found})

@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from pipelines.serve.app import make_app
+from pipelines.serve.meter import Meter
 from pipelines.serve.model import Model
 from pipelines.serve.settings import Settings
 
@@ -67,7 +68,7 @@ def endpoint():
 
     @contextmanager
     def start(predictor=None, keys=(), **settings):
-        app = make_app(Settings(**settings), Model(predictor or StandIn()), ThreadPoolExecutor(2), list(keys))
+        app = make_app(Settings(**settings), Model(predictor or StandIn()), ThreadPoolExecutor(2), list(keys), Meter())
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=asyncio.run, args=[server.serve()], daemon=True)
         thread.start()

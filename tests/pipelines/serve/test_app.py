@@ -215,6 +215,23 @@ def test_the_next_one_is_told_to_come_again_when_all_places_are_taken(endpoint, 
         assert post(address, a).ok
 
 
+def test_metrics_count_answers_recordings_and_audio(endpoint, record, tmp_path):
+    with endpoint(keys=["one"]) as (address, _):
+        key = {"Authorization": "Bearer one"}
+        post(address, record(tmp_path / "a.wav", seconds=12, channels=2), headers=key)
+        post(address, Path(__file__), headers=key)
+        post(address, Path(__file__))
+        told = requests.get(f"{address}/metrics")
+    assert told.headers["content-type"].startswith("text/plain")
+    counts = dict(line.rsplit(" ", 1) for line in told.text.splitlines() if not line.startswith("#"))
+    assert counts['sqllm_requests_total{route="/v1/score",status="200"}'] == "1.0"
+    assert counts['sqllm_requests_total{route="/v1/score",status="401"}'] == "1.0"
+    assert counts['sqllm_rows_total{error_code="",model="stand-in",status="ok"}'] == "2.0"
+    assert counts['sqllm_rows_total{error_code="DECODE",model="stand-in",status="failed"}'] == "1.0"
+    assert counts["sqllm_audio_seconds_total"] == "24.0"
+    assert counts['sqllm_request_seconds_count{route="/v1/score"}'] == "3.0"
+
+
 def test_nothing_of_an_upload_is_kept(endpoint, record, tmp_path, monkeypatch):
     own = tmp_path / "temporary"
     own.mkdir()

@@ -1,5 +1,6 @@
 """`sqllm serve` and Ray Serve for real, with the model that ships."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import requests
 
 import pipelines
 from pipelines import score as job
+from pipelines.bench.serve import measured
 from pipelines.serve.launch import check
 from pipelines.serve.settings import Settings
 from pipelines.sources import find
@@ -24,6 +26,7 @@ from sqllm.errors import UsageError
 ROOT = Path(pipelines.__file__).parent.parent
 SAMPLES = ROOT / "sqllm/samples/faulty"
 HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
+HALF = ("half load, evenly", "half load, by chance")
 
 
 def free_port() -> int:
@@ -91,6 +94,7 @@ def test_a_storm_of_cancellations_leaves_every_place_free(served):
     for thread in after:
         thread.join()
     assert set(codes) <= {200, 429} and ask_for_score(served, patient=True) == 200
+    assert 'sqllm_requests_total{route="/v1/score",status="200"}' in requests.get(f"{served}/metrics", timeout=30).text
 
 
 def ask_for_score(address: str, patient: bool = False) -> int:
@@ -100,6 +104,15 @@ def ask_for_score(address: str, patient: bool = False) -> int:
         if answer.status_code != 429 or not patient:
             return answer.status_code
         time.sleep(float(answer.headers["retry-after"]))
+
+
+@pytest.mark.timeout(300)
+def test_bench_serve_measures_each_kind_of_load(served):
+    loads, same = asyncio.run(measured(served, Settings(max_requests=2), [1, 3], seconds=1.0))
+    assert list(loads) == ["1 at once", "3 at once", *HALF, "overload, 4 at once"] and same
+    for load in loads.values():
+        assert set(load.statuses) == {200} and load.statuses[200] == len(load.took) > 0
+        assert 0 < load.percentile(50) <= load.percentile(99) <= load.seconds and load.rate > 0
 
 
 @pytest.mark.timeout(400)
