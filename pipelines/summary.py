@@ -193,7 +193,9 @@ def _totals(summary: dict) -> str:
     return (
         f"[bold]{summary['done']}[/] of {summary['recordings']} recordings"
         + ("" if summary["finished"] else " [yellow](not finished)[/]")
-        + f", {in_time(summary['hours'] * 3600)} of audio at {summary['times_real_time']:.0f} x real time"
+        + (f" ({summary['kept']} of them by an earlier run)" if summary["kept"] else "")
+        + f", {in_time(summary['hours'] * 3600)} of audio"
+        + (f" at {summary['times_real_time']:.0f} x real time" if summary["kept"] < summary["done"] else "")
         + f"; rows: {counts}"
         + (f" ({codes})" if codes else "")
     )

@@ -19,6 +19,7 @@ from pipelines.sources import find
 from pipelines.summary import show
 from sqllm import storage
 from sqllm.audio import io
+from sqllm.corpus.shards import Shards
 from sqllm.errors import AudioError, UsageError
 
 pytestmark = pytest.mark.timeout(180)
@@ -146,3 +147,13 @@ def test_from_bucket_to_bucket(local_ray, calls, stand_in):
     assert "3 ok" in console.export_text()
     assert json.loads(storage.read(f"{out}/scores/{totals.partitions[0]}/_SUCCESS"))["rows"] == 4
     assert report.write(out) == f"{out}/report.html" and storage.stat(f"{out}/report.html").size > 10_000
+
+
+def test_shards_of_a_corpus(s3_server, bucket):
+    shards = Shards.open(f"{bucket}/corpus")
+    assert shards.names() == []
+    shards.write("clips-00000.parquet", pa.table({"n": [1, 2, 3]}), group=1)
+    shards.write_array("features.npy", np.arange(6).reshape(3, 2))
+    again = Shards.open(f"{bucket}/corpus")
+    assert again.names() == ["clips-00000.parquet"] and again.value("clips-00000.parquet", 1, "n") == 2
+    assert again.array_row("features.npy", 2).tolist() == [4, 5]
