@@ -1,6 +1,7 @@
 """`sqllm bench serve`: the endpoint under load, against the bare `Predictor`, on one machine in one run.
 
-A request is a WAV of 10 s, one window. Client, ingress and model share the machine's cores.
+A request is a WAV of 10 s, one window. Client, ingress and model share the machine's cores. The bare model, in a
+process of Ray's like the one that is served, is measured before and after each load: a machine is not always as fast.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import socket
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -36,6 +38,7 @@ class Load:
     seconds: float = 0.0
     took: list[float] = field(default_factory=list)  # of the answers with a score
     statuses: Counter = field(default_factory=Counter)
+    bare: float = float("nan")  # windows per second of the bare model around it
 
     @property
     def rate(self) -> float:
@@ -91,58 +94,65 @@ class Client:
         return load
 
 
-def bare(model: str, device: str, seconds: float):
-    """() -> windows per second of `Predictor.score_windows`, each time it is called."""
-    import torch
+class Bare:
+    """A `Predictor` that nobody serves."""
 
-    from sqllm import Predictor
+    def __init__(self, model: str, device: str, seconds: float):
+        import torch
 
-    torch.set_num_threads(os.cpu_count())
-    predictor = Predictor.load(model, device)
-    windows = speech_like(4 * predictor.batch)
-    predictor.score_windows(windows)
+        from sqllm import Predictor
 
-    def measure() -> float:
+        torch.set_num_threads(os.cpu_count())
+        self.predictor, self.seconds = Predictor.load(model, device), seconds
+        self.windows = speech_like(2 * self.predictor.batch)
+        self.predictor.score_windows(self.windows)
+
+    def rate(self) -> float:
+        """Windows per second."""
         done, start = 0, time.perf_counter()
-        while time.perf_counter() < start + seconds:
-            predictor.score_windows(windows)
-            done += len(windows)
+        while time.perf_counter() < start + self.seconds:
+            self.predictor.score_windows(self.windows)
+            done += len(self.windows)
         return done / (time.perf_counter() - start)
-
-    return measure
 
 
 def run(model: str, device: str, clients: list[int], seconds: float) -> None:
     """Print requests per second and latencies at each number of clients, at half load and under overload."""
     settings = Settings(model=model, device=device, model_cpus=os.cpu_count(), no_auth=True)
-    measure = bare(model, device, seconds)
-    before = measure()
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     with serving(settings, "127.0.0.1", port) as address:
-        loads, same = asyncio.run(measured(address, settings, clients, seconds))
-    after = measure()
-    _print(loads, before, after, same, clients)
+        bare = ray.remote(num_cpus=0)(Bare).remote(model, device, seconds / 2)
+        loads, same = asyncio.run(measured(address, settings, clients, seconds, lambda: ray.get(bare.rate.remote())))
+    _print(loads, same, clients)
 
 
 async def measured(
-    address: str, settings: Settings, clients: list[int], seconds: float
+    address: str, settings: Settings, clients: list[int], seconds: float, bare: Callable[[], float]
 ) -> tuple[dict[str, Load], bool]:
-    """What clients saw, by kind of load, and whether all replicas are still the same."""
+    """What clients saw, by kind of load, and whether all replicas are still the same; `bare` is windows per second."""
     timeout = aiohttp.ClientTimeout(total=settings.upload_timeout_s + 2 * settings.timeout_s)
     loads: dict[str, Load] = {}
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         client = Client(address, session)
         place = replicas()
         await client.at_once(2, 1.0)  # warm
-        for n in clients:
-            loads[f"{n} at once"] = await client.at_once(n, seconds)
-        half = max(load.rate for load in loads.values()) / 2
-        loads["half load, evenly"] = await client.at_rate(half, seconds, even=True)
-        loads["half load, by chance"] = await client.at_rate(half, seconds, even=False)
+        before = await asyncio.to_thread(bare)
+
+        async def note(name: str, under_way: Awaitable[Load]) -> Load:
+            nonlocal before
+            loads[name] = await under_way
+            after = await asyncio.to_thread(bare)
+            loads[name].bare, before = (before + after) / 2, after
+            return loads[name]
+
+        at_once = [await note(f"{n} at once", client.at_once(n, seconds)) for n in clients]
+        half = max(load.rate for load in at_once) / 2
+        await note("half load, evenly", client.at_rate(half, seconds, even=True))
+        await note("half load, by chance", client.at_rate(half, seconds, even=False))
         many = OVERLOAD * settings.max_requests
-        loads[f"overload, {many} at once"] = await client.at_once(many, seconds)
+        await note(f"overload, {many} at once", client.at_once(many, seconds))
         return loads, replicas() == place
 
 
@@ -151,20 +161,17 @@ def replicas() -> set[str]:
     return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if "#" in actor["name"]}
 
 
-def _print(loads: dict[str, Load], before: float, after: float, same: bool, clients: list[int]) -> None:
+def _print(loads: dict[str, Load], same: bool, clients: list[int]) -> None:
     console = Console(width=120, highlight=False)
-    table = Table("requests of 10 s", "answered/s", "p50 ms", "p95 ms", "p99 ms", "of the bare model", "answers")
+    table = Table("requests of 10 s", "answered/s", "bare/s", "share", "p50 ms", "p95 ms", "p99 ms", "answers")
     for column in table.columns[1:]:
         column.justify = "right"
-    bare_rate = (before + after) / 2
     for name, load in loads.items():
         times = [f"{1000 * load.percentile(q):.0f}" for q in (50, 95, 99)]
         said = ", ".join(f"{count} x {status}" for status, count in sorted(load.statuses.items(), key=str))
-        table.add_row(name, f"{load.rate:.2f}", *times, f"{load.rate / bare_rate:.0%}", said)
+        table.add_row(name, f"{load.rate:.2f}", f"{load.bare:.2f}", f"{load.rate / load.bare:.0%}", *times, said)
     console.print(table)
-    console.print(
-        f"bare Predictor, in batches: {before:.2f} windows/s before, {after:.2f} after; {os.cpu_count()} cores"
-    )
+    console.print(f"bare/s: windows of the bare Predictor, in batches, before and after; {os.cpu_count()} cores")
     single = loads[f"{clients[0]} at once"].percentile(50)
     for kind in ("evenly", "by chance"):
         times = loads[f"half load, {kind}"].percentile(95) / single

@@ -108,11 +108,11 @@ def ask_for_score(address: str, patient: bool = False) -> int:
 
 @pytest.mark.timeout(300)
 def test_bench_serve_measures_each_kind_of_load(served):
-    loads, same = asyncio.run(measured(served, Settings(max_requests=2), [1, 3], seconds=1.0))
+    loads, same = asyncio.run(measured(served, Settings(max_requests=2), [1, 3], 1.0, lambda: 5.0))
     assert list(loads) == ["1 at once", "3 at once", *HALF, "overload, 4 at once"] and same
     for load in loads.values():
         assert set(load.statuses) == {200} and load.statuses[200] == len(load.took) > 0
-        assert 0 < load.percentile(50) <= load.percentile(99) <= load.seconds and load.rate > 0
+        assert load.bare == 5.0 and 0 < load.percentile(50) <= load.percentile(99) <= load.seconds and load.rate > 0
 
 
 @pytest.mark.timeout(400)
