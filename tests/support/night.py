@@ -7,7 +7,7 @@ import sys
 
 from support.standin import fingerprints, loader
 
-from pipelines import sink
+from pipelines import cluster, sink
 from pipelines.score import Settings, score
 from pipelines.sources import find
 
@@ -18,6 +18,7 @@ def run(address: str, source: str, out: str, pause_s: float, actors: int, said) 
     os.environ["RAY_ADDRESS"] = address
     sys.stderr = open(f"{out}.errors", "w", buffering=1)  # noqa: SIM115
     sink.PART_S = 0.3
+    cluster.SETTLE_S = 1  # what a killed driver had comes back slowly, and there is enough besides
     load = loader(f"{out}.log", pause_s)
     settings = Settings(actors=actors, device="cpu")
     score(find([source]), out, settings, load, lambda stage, _: said.send(stage), fingerprints)
