@@ -128,7 +128,7 @@ def test_a_store_that_fails_once_in_ten_requests_costs_nothing(local_ray, s3_ser
 def cluster():
     """A Ray of one logical machine, to which others can be added; no more processes than a run needs."""
     lean = {"enable_worker_prestart": False, "prestart_worker_first_driver": False, "health_check_period_ms": 1000}
-    head = {"num_cpus": 3, "object_store_memory": 1 << 27, "_system_config": lean}
+    head = {"num_cpus": 4, "object_store_memory": 1 << 27, "_system_config": lean}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
@@ -220,7 +220,7 @@ def test_a_driver_that_is_killed_ten_times_loses_nothing(drive, calls, tmp_path)
     print(f"\n{kills} kills: {len(again)} of {len(chunks)} recordings were scored again, {extra} chunks too many")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_machine_that_is_lost_costs_nothing(drive, cluster, calls, tmp_path):
     folder, out = calls(60), tmp_path / "out"
     nodes = [cluster.add_node(num_cpus=2, object_store_memory=1 << 27) for _ in range(2)]
