@@ -30,7 +30,7 @@ def port():
     return find_port()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def launched(tmp_path_factory):
     """The environment of who uses the cluster: RAY_ADDRESS, and RAY_API_SERVER_ADDRESS of the dashboard."""
     folder = tmp_path_factory.mktemp("ray")

@@ -50,7 +50,7 @@ def stand_in():
     return StandIn()
 
 
-@pytest.fixture(scope="package")  # it holds CPUs
+@pytest.fixture(scope="module")  # no longer: it holds CPUs
 def served(local_ray):
     """The address of Ray Serve with the model that ships."""
     from pipelines.serve.launch import serving
