@@ -63,7 +63,7 @@ def _expand(source: str) -> pa.Table:
             return _table(_files(source))
         if kind == "file":
             listed = source.lower().endswith(MANIFESTS) and not packed.is_shard(source)
-            return _manifest(source) if listed else _table([(file, _name(file.uri))])
+            return _manifest(source) if listed else _table([(file, _name(file.uri))], alone=True)
         if not glob.has_magic(source):
             raise UsageError(f"no such file or folder: {source}")
         root = "/".join(takewhile(lambda part: not glob.has_magic(part), _uri(source).split("/")[:-1]))
@@ -75,14 +75,27 @@ def _expand(source: str) -> pa.Table:
     return _table(files)
 
 
-def _table(files: Iterable[tuple[storage.Found, str]]) -> pa.Table:
+def _table(files: Iterable[tuple[storage.Found, str]], alone: bool = False) -> pa.Table:
     pairs, shards = [], []
     for file, name in files:
-        if packed.is_shard(file.uri):
-            shards.append(_shard(file))
-        else:
+        try:
+            shard = _shard(file) if packed.is_shard(file.uri) else None
+        except UsageError:
+            if alone:
+                raise
+            shard = None  # one that is broken becomes a row that says so, and the others are scored
+        if shard is None:
             pairs.append((file, name))
+        else:
+            shards.append(shard)
     return pa.concat_tables([*([_loose(pairs)] if pairs or not shards else []), *shards], promote_options="permissive")
+
+
+def _shard_or_broken(uri: str) -> bool:
+    try:
+        return packed.is_shard(uri)
+    except UsageError:
+        return True
 
 
 def _shard(file: storage.Found) -> pa.Table:
@@ -118,7 +131,7 @@ def _files(folder: str) -> Iterator[tuple[storage.Found, str]]:
     """Audio files and shards in a folder and its folders, and their names below it."""
     root = _uri(folder)
     for file in storage.below(folder):
-        if file.uri.lower().endswith(AUDIO) or packed.is_shard(file.uri):
+        if file.uri.lower().endswith(AUDIO) or _shard_or_broken(file.uri):
             yield file, file.uri[len(root) :].lstrip("/")
 
 

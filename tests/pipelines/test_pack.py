@@ -7,6 +7,7 @@ from pipelines.cli import main
 from pipelines.pack import pack
 from pipelines.score import Settings, score
 from pipelines.sources import find
+from sqllm.errors import UsageError
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -63,3 +64,15 @@ def test_a_tar_is_a_source(tmp_path, record):
     (row,) = find([str(tmp_path / "calls.tar")]).to_pylist()
     assert row["uri"] == f"{tmp_path}/calls.tar/a.wav" and row["given_mos"] == 3.5 and row["trunk"] == "x"
     assert {r["uri"] for r in find([str(tmp_path)]).to_pylist()} == {str(tmp_path / "a.wav"), row["uri"]}
+
+
+def test_a_broken_shard_costs_only_itself(local_ray, tmp_path, record, stand_in):
+    record(tmp_path / "calls/a.wav")
+    (tmp_path / "calls/b.tar").write_bytes(b"no tar" * 200)
+    (tmp_path / "calls/c.parquet").write_bytes(b"no Parquet")
+    score(find([str(tmp_path / "calls")]), tmp_path / "out", Settings(actors=1, device="cpu"), stand_in)
+    rows = dataset.dataset(tmp_path / "out/scores").to_table().to_pylist()
+    found = {row["uri"].split("/")[-1]: row["error_code"] for row in rows}
+    assert found == {"a.wav": None, "b.tar": "DECODE", "c.parquet": "DECODE"}
+    with pytest.raises(UsageError, match="cannot read the shard"):
+        find([str(tmp_path / "calls/b.tar")])
