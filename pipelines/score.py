@@ -27,7 +27,7 @@ from pipelines.sink import Sink, commit, row_schema
 from pipelines.stages import Part, Scorer, cut_recordings, joined, rows_of, unpacked
 from pipelines.summary import Totals, write_summary
 from sqllm import storage
-from sqllm.audio.draw import MOST
+from sqllm.audio.draw import kept
 from sqllm.errors import AudioError, UsageError
 from sqllm.recording import unopened
 
@@ -46,11 +46,6 @@ class Settings:
     actors: int | None = None  # None: one a core, or a GPU, but no more than there are recordings
     device: str = "auto"
     verbose: bool = False
-
-    @property
-    def windows(self) -> int | None:
-        """How many windows of a channel are kept to be scored; None: all."""
-        return self.windows_per_call or (MOST if self.until_se else None)
 
     def partition(self, fingerprint: str) -> str:
         """The folder of the scores that can be compared: another model or setting has another."""
@@ -178,7 +173,7 @@ def _scored(
         ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
         .map_batches(
             cut_recordings,
-            fn_kwargs={"journal": journal, "windows": settings.windows},
+            fn_kwargs={"journal": journal, "windows": kept(settings.windows_per_call, settings.until_se)},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=CUT_CPUS,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sqllm import DIMENSIONS
-from sqllm.audio.draw import MOST, in_turn, next_draw, standard_error
+from sqllm.audio.draw import in_turn, kept, next_draw, standard_error
 from sqllm.corpus.profiles import load_profiles
 from sqllm.errors import AudioError, UsageError
 from sqllm.faults import heard
@@ -100,7 +100,7 @@ class Predictor:
         out = []
         for file, reference in zip(files, references, strict=True):
             scored = []  # without its audio, which for a long recording would fill the memory
-            for chunk in cut(file, reference, windows or (MOST if until_se else None)):
+            for chunk in cut(file, reference, kept(windows, until_se)):
                 scored.append((chunk.without_audio(), self.score_chunks([chunk], profile, explain, until_se)[0]))
             stamp = {"profile": profile, "model": self.fingerprint, "scored_at": datetime.now(UTC)}
             out += [row | stamp for row in rows(scored)]

@@ -14,6 +14,11 @@ FIRST = 8  # windows before the standard error of the mean is looked at: fewer d
 MOST = 64  # windows of a call that are kept to draw from until the standard error is small
 
 
+def kept(windows: int | None, until_se: float | None) -> int | None:
+    """How many windows of a channel are kept to be scored, where a caller asks for these; None: all."""
+    return windows or (MOST if until_se else None)
+
+
 class Spread:
     """At most `most` of a stream of things, evenly spread over it; it holds no more than twice as many."""
 

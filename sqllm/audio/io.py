@@ -194,26 +194,20 @@ class _Forward(soundfile.SoundFile):
         return False
 
 
-class _Mended(io.RawIOBase):
+class _Mended(Stream):
     """A WAV file whose sizes were never written (a recorder that died), with 'to the end' in their place."""
 
-    def __init__(self, file: BinaryIO, sizes_at: tuple[int, ...]):
-        self.file, self.sizes_at = file, sizes_at
+    def __init__(self, file: Stream, sizes_at: tuple[int, ...]):
+        super().__init__(file)
+        self.sizes_at = sizes_at
 
     def readinto(self, buffer) -> int:
-        start = self.file.tell()
-        data = bytearray(self.file.read(len(buffer)))
+        start = self.tell()
+        count = super().readinto(buffer)
         for size_at in self.sizes_at:
-            for at in range(max(size_at, start), min(size_at + 4, start + len(data))):
-                data[at - start] = 0xFF
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self.file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.file.tell()
+            for at in range(max(size_at, start), min(size_at + 4, start + count)):
+                buffer[at - start : at - start + 1] = b"\xff"
+        return count
 
 
 def _wav_data(head: bytes) -> tuple[int, int] | None:
@@ -229,7 +223,7 @@ def _wav_data(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _mended(file: BinaryIO, head: bytes) -> BinaryIO:
+def _mended(file: Stream, head: bytes) -> Stream:
     data = _wav_data(head)
     return _Mended(file, (4, data[0] - 4)) if data and data[1] == 0 else file
 

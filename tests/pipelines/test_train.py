@@ -14,7 +14,7 @@ from sqllm.model import store
 from sqllm.model.config import base
 from sqllm.training.settings import Settings
 
-pytest.importorskip("av")
+pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
 pytestmark = pytest.mark.timeout(300)
 
 

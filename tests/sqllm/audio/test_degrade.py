@@ -281,7 +281,7 @@ def test_a_codec_keeps_what_is_past_full_scale():
 
 
 def test_amr():
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
     best, worst = (degrade("codec", name="amr", kbps=kbps)[0] for kbps in (12.2, 4.75))
     spectrum, *coded = (
         db(np.abs(signal.stft(y, RATE, nperseg=512)[2][10:90]) ** 2 + 1e-9) for y in (np.roll(X, 80), best, worst)

@@ -63,7 +63,7 @@ def test_16_bit_at_16_khz_is_kept_bit_by_bit(tmp_path):
 
 
 def encode_av(path, codec, rate, container=None):
-    av = pytest.importorskip("av")
+    av = pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
     with av.open(str(path), "w", format=container) as sink:
         stream = sink.add_stream(codec, rate=rate, layout="mono")
         stream.bit_rate = 64000
@@ -90,7 +90,7 @@ def test_pyav_formats(tmp_path, name, codec, rate):
     ("name", "data"), [("a.amr", b"#!AMR\n" + (b"\x3c" + bytes(31)) * 50), ("a.g729", bytes(10) * 100)]
 )
 def test_speech_codecs_decode(tmp_path, name, data):
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
     (tmp_path / name).write_bytes(data)
     assert io.load(str(tmp_path / name), 60).shape[1] / RATE == pytest.approx(1, abs=0.1)
 

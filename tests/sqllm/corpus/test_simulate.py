@@ -9,7 +9,7 @@ from sqllm import DIMENSIONS
 from sqllm.audio.degrade import KINDS, RATE, Impairment
 from sqllm.corpus import simulate
 
-pytest.importorskip("av")  # one codec in four is AMR
+pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
 
 
 def is_val(split):
