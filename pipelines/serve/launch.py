@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -65,24 +66,39 @@ def serving(settings: Settings, host: str, port: int, verbose: bool = False) -> 
         ray.init(os.environ.get("RAY_ADDRESS", "local"), log_to_driver=verbose, logging_level=level, **here)
     logging.getLogger("ray.serve").setLevel(level)
     try:
+        there = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        address = f"http://{there}:{port}"
         timeout = settings.upload_timeout_s + 2 * settings.timeout_s + GRACE_S
         serve.start(
             proxy_location="HeadOnly" if local else "EveryNode",
             http_options={"host": host, "port": port, "request_timeout_s": timeout},
             logging_config={"log_level": logging.getLevelName(level), "enable_access_log": verbose},
         )
+        _listens(address)
         try:
             serve.run(application(settings), name="sqllm", route_prefix="/")
+            yield address
         except RuntimeError as error:  # a page of Ray's own words; the reason is in it, if it was a user's mistake
             reasons = re.findall(r"UsageError: (.+)", str(error))
             raise UsageError(reasons[-1]) if reasons else error from None
-        there = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        yield f"http://{there}:{port}"
+        finally:
+            if not (started and local):  # a Ray of our own goes with all that runs on it
+                serve.delete("sqllm") if set(serve.status().applications) - {"sqllm"} else serve.shutdown()
     finally:
-        if not (started and local):  # a Ray of our own goes with all that runs on it
-            serve.delete("sqllm")
         if started:
             ray.shutdown()
+
+
+def _listens(address: str) -> None:
+    """Serve that ran before us keeps the port it was started with, and says so in its log only."""
+    try:
+        urllib.request.urlopen(f"{address}/-/healthz", timeout=60).close()
+    except urllib.error.HTTPError:
+        pass  # somebody is there, and not ready before the application is
+    except OSError:
+        raise UsageError(
+            f"Ray Serve does not listen on {address}: where the cluster serves already, name its --host and --port"
+        ) from None
 
 
 def run(settings: Settings, host: str, port: int, verbose: bool = False) -> None:

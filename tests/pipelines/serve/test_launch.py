@@ -18,7 +18,7 @@ import requests
 import pipelines
 from pipelines import score as job
 from pipelines.bench.serve import measured
-from pipelines.serve.launch import check
+from pipelines.serve.launch import check, serving
 from pipelines.serve.settings import Settings
 from pipelines.sources import find
 from sqllm.errors import UsageError
@@ -113,6 +113,16 @@ def test_bench_serve_measures_each_kind_of_load(served):
     for load in loads.values():
         assert set(load.statuses) == {200} and load.statuses[200] == len(load.took) > 0
         assert load.bare == 5.0 and 0 < load.percentile(50) <= load.percentile(99) <= load.seconds and load.rate > 0
+
+
+@pytest.mark.timeout(120)
+def test_another_port_than_the_clusters_is_refused_and_leaves_what_is_served(served):
+    with (
+        pytest.raises(UsageError, match="does not listen on"),
+        serving(Settings(no_auth=True), "127.0.0.1", free_port()),
+    ):
+        raise AssertionError
+    assert ask_for_score(served) == 200
 
 
 @pytest.mark.timeout(400)
