@@ -178,6 +178,12 @@ def train(
     gradient_checkpointing: Annotated[
         bool | None, typer.Option(help="Less memory for more computing.", show_default="paper only")
     ] = None,
+    report_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Steps between two reports; every eighth is a checkpoint.", show_default="25"
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that train together.")] = 1,
     device: Where = Device.auto,
     storage: Annotated[
@@ -204,7 +210,7 @@ def train(
     config = replace(config, **{name: value for name, value in given.items() if value})
     settings = Settings.of(
         base, score_steps=score_steps, word_steps=word_steps, listen_steps=listen_steps, steps=steps, batch=batch,
-        parts=parts, lr=lr, gradient_checkpointing=gradient_checkpointing, fresh=fresh,
+        parts=parts, lr=lr, gradient_checkpointing=gradient_checkpointing, fresh=fresh, report_every=report_every,
     )  # fmt: skip
     errors = Console(stderr=True)
     with (

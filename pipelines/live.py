@@ -41,6 +41,8 @@ def picture(summary: dict, now: float | None = None):
         end = time.strftime("%a %H:%M" if left > 12 * 3600 else "%H:%M", time.localtime(now + left))
         lines += [f"{rate:.3g} recordings/s, {summary['times_real_time']:.0f} x real time"]
         lines += [f"expected end [bold]{end}[/], in {in_time(left)}"]
+    elif done < wanted:
+        lines += ["the first are under way, or their model is being loaded"]
     codes = ", ".join(f"{count:,} {code}" for code, count in summary["error_codes"].items())
     lines += [f"[red]{summary['failed']:,} failed[/]; by code: {codes}" if codes else "none failed"]
     if quiet > QUIET_S:

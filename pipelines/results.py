@@ -46,6 +46,8 @@ class Results:
     def data(self) -> dataset.Dataset:
         """The rows of this run; those of other models and settings in the same folder are in other partitions."""
         files, _ = storage.system(self.out)
+        if not self._folders:
+            raise UsageError(f"no scores in {self.out} yet: `sqllm show {self.out}` follows a run")
         return dataset.dataset([dataset.dataset(f, filesystem=files, format="parquet") for f in self._folders])
 
     @cached_property

@@ -23,7 +23,7 @@ import ray
 from pipelines import manifest, metrics, resume
 from pipelines.cluster import CUT_CPUS, Pool, start_ray
 from pipelines.journal import Journal
-from pipelines.sink import Sink, commit, row_schema
+from pipelines.sink import Sink, commit, only_writer, row_schema
 from pipelines.stages import Part, Scorer, cut_recordings, joined, rows_of, unpacked
 from pipelines.summary import Totals, write_summary
 from sqllm import storage
@@ -85,6 +85,13 @@ def score(
     are those it may have; `watch(stage, totals)` is told of progress. Raises UsageError where it cannot.
     """
     out = os.fspath(out)
+    with only_writer(out):
+        return _score(recordings, out, settings, load, watch, fingerprints)
+
+
+def _score(
+    recordings: pa.Table, out: str, settings: Settings, load: Callable, watch: Callable, fingerprints: Callable
+) -> Totals:
     shown_s = 15.0 if storage.is_remote(out) else 2.0  # between two states of the run that `sqllm show` sees
     totals = Totals(recordings.num_rows, settings.profile)
     manifest.keep(out, recordings)
@@ -97,6 +104,8 @@ def score(
         if len(standing):
             totals.keep(standing)
             totals.partitions = sorted(map(settings.partition, pc.unique(standing["model"]).to_pylist()))
+    if not done.all():
+        write_summary(out, totals)
     sinks: dict[str, Sink] = {}
     schema = row_schema(recordings.drop_columns(["recording_id", "uri", "reference_uri"]).schema)
 

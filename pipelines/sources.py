@@ -29,6 +29,7 @@ AUDIO = (
     *(".g723", ".g726", ".wma", ".webm", ".mka"),
 )
 MANIFESTS = (".csv", ".parquet")
+BATCH = 10_000  # files
 INTEGER, NUMBER = r"^(0|-?[1-9]\d{0,17})$", r"^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$"
 
 
@@ -76,7 +77,7 @@ def _expand(source: str) -> pa.Table:
 
 
 def _table(files: Iterable[tuple[storage.Found, str]], alone: bool = False) -> pa.Table:
-    pairs, shards = [], []
+    tables, pairs, shards = [], [], []
     for file, name in files:
         try:
             shard = _shard(file) if packed.is_shard(file.uri) else None
@@ -88,7 +89,9 @@ def _table(files: Iterable[tuple[storage.Found, str]], alone: bool = False) -> p
             pairs.append((file, name))
         else:
             shards.append(shard)
-    return pa.concat_tables([*([_loose(pairs)] if pairs or not shards else []), *shards], promote_options="permissive")
+        if len(pairs) == BATCH:  # as columns they take a tenth of the memory
+            tables, pairs = [*tables, _loose(pairs)], []
+    return pa.concat_tables([*tables, _loose(pairs), *shards], promote_options="permissive")
 
 
 def _shard_or_broken(uri: str) -> bool:

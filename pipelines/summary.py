@@ -196,7 +196,7 @@ def _totals(summary: dict) -> str:
         + (f" ({summary['kept']} of them by an earlier run)" if summary["kept"] else "")
         + f", {in_time(summary['hours'] * 3600)} of audio"
         + (f" at {summary['times_real_time']:.0f} x real time" if summary["kept"] < summary["done"] else "")
-        + f"; rows: {counts}"
+        + (f"; rows: {counts}" if counts else "")
         + (f" ({codes})" if codes else "")
     )
 

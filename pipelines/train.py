@@ -36,6 +36,7 @@ from sqllm.training.settings import Settings
 FAILURES = 3  # of workers, before the run gives up
 KEPT = 2  # checkpoints
 TRAINED = "trained"  # folder of the last checkpoint: configuration and trained weights
+REPORTS_S = "0.2"  # a worker's next report waits until Ray has looked for the last one: every 2 s, were it not told
 READERS = {"cpu": 1, "cuda": 4}  # of each worker
 
 
@@ -140,6 +141,7 @@ def _watched(
 
 def _fit(job: dict, workers: int, gpu: bool, name: str, storage: str, verbose: bool):
     """Drive Ray Train, in a process of its own so that the user's terminal stays quiet; the last checkpoint."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", REPORTS_S)
     if not verbose:
         logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(

@@ -30,6 +30,11 @@ def speech_like(windows: int) -> list[np.ndarray]:
     ]
 
 
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def seconds_per_window(predictor: Predictor, windows: list[np.ndarray], paired: bool) -> float:
     """The median of a few runs, the first left out."""
     references = windows if paired else None
@@ -37,8 +42,7 @@ def seconds_per_window(predictor: Predictor, windows: list[np.ndarray], paired: 
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
         predictor.score_windows(windows, references)
-        if predictor.model.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(predictor.model.device.type)
         took.append((time.perf_counter() - start) / len(windows))
     return float(np.median(took[1:]))
 

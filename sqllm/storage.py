@@ -128,10 +128,27 @@ def below(folder: str) -> Iterator[Found]:
                     yield found
         return
     with _as_os_error(folder):
-        found = files.find(root, detail=True)
-    for name in sorted(found):
-        if not any(part.startswith(".") for part in name[len(root) :].split("/")):
-            yield _found(files, found[name])
+        for info in _pages(files, root) if "s3" in files.protocol else _in_order(files.find(root, detail=True)):
+            if not any(part.startswith(".") for part in info["name"][len(root) :].split("/")):
+                yield _found(files, info)
+
+
+def _in_order(found: dict[str, dict]) -> Iterator[dict]:
+    return (found[name] for name in sorted(found))
+
+
+def _pages(files, root: str) -> Iterator[dict]:
+    """What `find` gives, page by page, in the store's order: that of the names. A million objects are never held."""
+    bucket, _, key = root.partition("/")
+    asked = {"Bucket": bucket, "Prefix": key and f"{key}/"}
+    while True:
+        page = files.call_s3("list_objects_v2", **asked)
+        for each in page.get("Contents", []):
+            if not each["Key"].endswith("/"):  # what some tools put there for a folder
+                yield each | {"name": f"{bucket}/{each['Key']}", "size": each["Size"]}
+        if not page["IsTruncated"]:
+            return
+        asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def matching(pattern: str) -> Iterator[Found]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.terminal import Device, Model, Where
+from sqllm.errors import UsageError
 
 app = typer.Typer(no_args_is_help=False)
 
@@ -17,9 +18,19 @@ def bench(
     model: Model = "embedded",
     device: Where = Device.auto,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    preset: Annotated[str | None, typer.Option(help="paper or paper-whisper, in place of --model.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Speed does not depend on them.")] = False,
 ) -> None:
     """Measure speed on this machine: of the model alone, unless a COMMAND says of what."""
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        return
+    if preset is not None:
+        from sqllm import shapes
+
+        if not random_weights:
+            raise UsageError(f"the preset {preset} has no weights that ship: add --random-weights, or name a --model")
+        shapes.run(preset, device.value)
+    else:
         from sqllm.bench import run
 
         run(model=model, device=device.value, dtype=dtype)

@@ -98,7 +98,7 @@ def load_language_model(
     """The causal LM and its tokenizer. `device`: where 4-bit weights are made and stay; all else is on the CPU."""
     path = _base_path(config.language_model, directory)
     packed = Path(path) / "packed.safetensors"
-    tokenizer = _load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
     if packed.is_file():
         base = LlamaConfig.from_pretrained(path)
         with accelerate.init_empty_weights(include_buffers=False):
@@ -107,28 +107,33 @@ def load_language_model(
         lm.load_state_dict(state, assign=True, strict=not base.tie_word_embeddings)
         lm.tie_weights()
         return lm, tokenizer
-    options: dict = {"dtype": dtype}
-    if config.quantization == "nf4":
-        options |= {
-            "dtype": torch.bfloat16,
-            "device_map": device and {"": device},
-            "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.bfloat16,
-            ),
-        }  # fmt: skip
+    options = lm_options(config, dtype, device)
     lm = _from_hub("language model", path, lambda: LlamaForCausalLM.from_pretrained(path, **options))
     return lm, tokenizer
 
 
-def _load_tokenizer(path: Path | str):
+def lm_options(config: ModelConfig, dtype: torch.dtype, device: str | None) -> dict:
+    """What `from_pretrained` takes beside weights."""
+    if config.quantization != "nf4":
+        return {"dtype": dtype}
+    return {
+        "dtype": torch.bfloat16,
+        "device_map": device and {"": device},
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+    }  # fmt: skip
+
+
+def load_tokenizer(path: Path | str):
     return _from_hub("tokenizer", path, lambda: AutoTokenizer.from_pretrained(path))
 
 
 def load_prompt(name: str | Path) -> Prompt:
     """The prompt of a trained model, for its `fingerprint`."""
     directory = trained(name)
-    return Prompt(_load_tokenizer(_base_path(ModelConfig.load(directory).language_model, directory)))
+    return Prompt(load_tokenizer(_base_path(ModelConfig.load(directory).language_model, directory)))
 
 
 def create(
@@ -136,7 +141,11 @@ def create(
 ) -> SpeechQualityLLM:
     """A model before training: base weights, fresh projector and LoRA. `device`: see `load_language_model`."""
     encoder = load_encoder(config, directory)
-    lm, tokenizer = load_language_model(config, directory, dtype, device)
+    return join(config, encoder, *load_language_model(config, directory, dtype, device))
+
+
+def join(config: ModelConfig, encoder: AudioEncoder, lm: LlamaForCausalLM, tokenizer) -> SpeechQualityLLM:
+    """Base models with a fresh projector and LoRA between and on them."""
     language = LanguageModel(lm, config.score_layers)
     if config.lora:
         language.add_lora(config.lora)

@@ -22,7 +22,7 @@ from torch import Tensor, distributed, nn
 from sqllm.errors import UsageError
 from sqllm.training.settings import Settings
 
-EVERY = 8  # reports between two checkpoints
+REPORTS = 8  # between two checkpoints
 Load = Callable[[Callable, Iterable[tuple[int, int, int]]], Iterable]
 
 
@@ -53,7 +53,7 @@ def in_order(draw: Callable, numbers: Iterable[tuple[int, int, int]]) -> Iterato
 
 def fit(
     model: nn.Module, draw: Callable[[np.random.Generator], Any], loss: Callable[[Any], Loss],
-    checkpoint: Path, steps: int, settings: Settings, seed: int, made_with: dict, every: int = 25,
+    checkpoint: Path, steps: int, settings: Settings, seed: int, made_with: dict,
     validate: Callable[[], dict[str, float]] = dict, tell: Callable[[dict, Path | None], None] = tell,
     load: Load = in_order,
 ) -> None:  # fmt: skip
@@ -61,9 +61,9 @@ def fit(
 
     A step is `settings.parts` calls of `loss` in each worker, whose gradients are averaged. `draw` touches no model and
     can be pickled: `load(draw, numbers)` may call it anywhere, as long as the results come in the order of `numbers`.
-    `tell(figures, checkpoint)` gets the figures of every `every` steps, and with every checkpoint those of `validate`
-    too, in all workers at once; the first worker writes the checkpoint. Goes on from `checkpoint` where it exists;
-    UsageError where that was `made_with` other things. `model` has a `device`.
+    `tell(figures, checkpoint)` gets the figures of every `settings.report_every` steps, and with every checkpoint those
+    of `validate` too, in all workers at once; the first worker writes the checkpoint. Goes on from `checkpoint` where
+    it exists; UsageError where that was `made_with` other things. `model` has a `device`.
     """
     (rank, size), parts, device = workers(), settings.parts, model.device
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -102,7 +102,7 @@ def fit(
         schedule.step()
         adamw.zero_grad(set_to_none=True)
         last = step + 1 == steps
-        if (step + 1) % every == 0 or last:
+        if (step + 1) % settings.report_every == 0 or last:
             mean = torch.tensor([np.mean(losses), clips, tokens], device=device)
             if size > 1:
                 _average([mean])
@@ -110,7 +110,7 @@ def fit(
             line = {"step": step + 1, "loss": float(mean[0]), "s": time.time() - began}
             line |= {"clips_per_s": size * float(mean[1]) / took, "tokens_per_s": size * float(mean[2]) / took}
             saved = None
-            if (step + 1) % (EVERY * every) == 0 or last:
+            if (step + 1) % (REPORTS * settings.report_every) == 0 or last:
                 line |= {k: float(v) for k, v in validate().items() if math.isfinite(v)}
                 saved = checkpoint
                 if rank == 0:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bitsandbytes.nn import Linear4bit
 from torch import Tensor
 
 from sqllm.audio.evidence import describe
@@ -117,6 +118,9 @@ def train(
 def validate(model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int = 16) -> dict[str, float]:
     """`data.agreement` on clips that are not trained on, and the mean mass on the leaves."""
     model.eval()
+    for module in model.modules():
+        if isinstance(module, Linear4bit):  # in evaluation a CPU repacks its weights, and no gradient passes them after
+            module.train()
     means, masses, costs = [], [], []
     for first in range(0, min(most, len(clips)), batch):
         at = np.arange(first, min(first + batch, most, len(clips)))

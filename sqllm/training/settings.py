@@ -17,6 +17,7 @@ class Settings:
     fresh_lr: float = 3.0  # what starts from nothing (projector, norms) learns so many times as fast
     warmup: int = 100
     weight_decay: float = 0.01
+    report_every: int = 25  # steps; a checkpoint comes with every eighth report
     gradient_checkpointing: bool = False  # less memory for more computing
     fresh: bool = False  # leave the weights that the base was trained to
 

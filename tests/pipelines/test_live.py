@@ -5,8 +5,10 @@ from threading import Timer
 import pytest
 from rich.console import Console
 
+from pipelines import report
 from pipelines.live import QUIET_S, follow, picture
-from pipelines.summary import Totals, write_summary
+from pipelines.summary import Totals, show, write_summary
+from sqllm.errors import UsageError
 
 
 @pytest.fixture
@@ -38,9 +40,15 @@ def test_a_run_that_says_nothing_more_is_not_taken_for_a_living_one(half):
     assert "nothing new for 3.0 min" in printed(half.as_dict(), time.time() + QUIET_S + 60)
 
 
-def test_before_the_first_recording():
+def test_before_the_first_recording(tmp_path):
     text = printed(Totals(recordings=3).as_dict(), time.time())
-    assert "0 of 3" in text and "expected end" not in text and "none failed" in text
+    assert "0 of 3" in text and "expected end" not in text and "being loaded" in text and "none failed" in text
+    write_summary(tmp_path, Totals(recordings=3))
+    console = Console(width=90, file=StringIO())
+    show(tmp_path, console)
+    assert "0 of 3 recordings (not finished)" in console.file.getvalue()
+    with pytest.raises(UsageError, match="no scores in"):
+        report.write(tmp_path)
 
 
 @pytest.mark.timeout(30)

@@ -51,6 +51,20 @@ def test_a_prefix_is_searched_for_audio(calls, slash):
     assert all(found["etag"].to_pylist()) and found["size"].to_pylist()[0] > 60_000
 
 
+def test_a_prefix_is_listed_page_by_page(calls, s3_server, monkeypatch):
+    put(s3_server, f"{calls}/night/leg b/", b"")  # a folder, as a store's own console makes it
+    call, pages = s3fs.S3FileSystem.call_s3, []
+
+    def by_twos(files, method, **asked):
+        pages.append(call(files, method, MaxKeys=2, **asked))
+        return pages[-1]
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", by_twos)
+    found = [file.uri.removeprefix(f"{calls}/") for file in storage.below(calls)]
+    assert found == sorted(NAMES) and len(pages) == 3
+    assert not list(storage.below(f"{calls}/nigh"))
+
+
 def test_globs_and_single_objects(calls):
     found = find([f"{calls}/night/**/*.wav", f"{calls}/night/notes.txt"])
     assert below(found, calls) == ["night/b.wav", "night/leg a/1.wav", "night/notes.txt"]

@@ -74,14 +74,14 @@ def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_
                             break
 
     threading.Thread(target=kill, daemon=True).start()
-    train(corpus, base_model, out, Settings(score_steps=250, word_steps=2, batch=2), workers=2)
+    train(corpus, base_model, out, Settings(score_steps=60, word_steps=2, batch=2, report_every=4), workers=2)
     assert killed
-    assert max(losses(out)) == 250 and (out / "trained.safetensors").is_file()
+    assert max(losses(out)) == 60 and (out / "trained.safetensors").is_file()
     assert len(runs(out)) == 1
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(local_ray, corpus, base_model, tmp_path):
-    out, settings = tmp_path / "out", Settings(score_steps=450, word_steps=2, batch=2)
+    out, settings = tmp_path / "out", Settings(score_steps=80, word_steps=2, batch=2, report_every=4)
 
     def stop(stage, done, of, figures):
         known = [file.read_text() for file in out.glob("checkpoints/*/checkpoint_manager_snapshot.json")]
@@ -93,8 +93,8 @@ def test_a_run_that_was_stopped_is_gone_on_with(local_ray, corpus, base_model, t
     assert not (out / "trained.safetensors").exists()
     steps = []
     train(corpus, base_model, out, settings, resume=True, watch=lambda stage, done, *_: steps.append((stage, done)))
-    assert min(done for stage, done in steps if stage == "scores") > 200
-    assert max(losses(out)) == 450 and (out / "trained.safetensors").is_file()
+    assert min(done for stage, done in steps if stage == "scores") > 32
+    assert max(losses(out)) == 80 and (out / "trained.safetensors").is_file()
     assert [run.info.status for run in runs(out)] == ["FINISHED"]
 
 

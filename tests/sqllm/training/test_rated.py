@@ -62,6 +62,25 @@ def test_what_nobody_rated_has_no_loss(clips, model):
     assert value.item() == pytest.approx(alone.item(), rel=1e-4)
 
 
+def test_gradients_in_4_bits_are_the_same_after_a_validation(clips, config):
+    model = store.create(config("ast", "llama3", quantization="nf4", checklist=False, lora=LoRA(dropout=0.0)))
+    model.train()
+    part = scores.Draw(clips["train"], 2, checklist=False)(np.random.default_rng(0))
+    audio = part.audio.features(model)
+
+    def gradients():
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            scores.loss(model, part, audio, None).value.backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    before = gradients()
+    scores.validate(model, clips["val"])
+    after = gradients()
+    assert before and before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_the_spread_of_votes_leans_on_what_is_usual_as_they_are_few():
     mean = np.full((4, 5), 3.0)
     rows = [{"mos_std": 0.2, "votes": v} for v in (2, 50, None)] + [{"votes": 9}]

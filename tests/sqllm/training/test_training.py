@@ -52,14 +52,12 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, t
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "EVERY", 1)
+    monkeypatch.setattr(loop, "REPORTS", 1)
     monkeypatch.setattr(loop.os, "replace", die)
-    fit = loop.fit
-    monkeypatch.setattr("sqllm.training.scores.fit", lambda *a, **k: fit(*a, **k, every=5))
     with pytest.raises(KeyboardInterrupt):
-        train(corpus, base_model, tmp_path / "cut", Settings(12, 4, batch=4))
+        train(corpus, base_model, tmp_path / "cut", Settings(12, 4, batch=4, report_every=5))
     monkeypatch.undo()
-    cut = train(corpus, base_model, tmp_path / "cut", Settings(12, 4, batch=4))
+    cut = train(corpus, base_model, tmp_path / "cut", Settings(12, 4, batch=4, report_every=5))
     a, b = (store.load_file(path / "trained.safetensors") for path in (whole, cut))
     for name in a:
         assert torch.allclose(a[name].float(), b[name].float(), atol=1e-6), name
@@ -176,9 +174,9 @@ def learn(corpus, base_model, out, parts):
     data = prepared(corpus, base_model)
     torch.manual_seed(0)
     model, lines = store.create(store.ModelConfig.load(base_model)), []
-    options = {"made_with": {}, "every": 1, "tell": lambda line, _: lines.append(line["loss"])}
+    options = {"made_with": {}, "tell": lambda line, _: lines.append(line["loss"])}
     out.mkdir(exist_ok=True)
-    scores.train(model, data, out, Settings(score_steps=3, batch=2, parts=parts), **options)
+    scores.train(model, data, out, Settings(score_steps=3, batch=2, parts=parts, report_every=1), **options)
     return lines, model.projector.linear.weight.detach()
 
 
