@@ -177,7 +177,8 @@ def _scored(
     """(position in the table, part) in the order in which they are done."""
     table = recordings.select(["uri", "reference_uri"]).take(positions).append_column("position", pa.array(positions))
     spread = len(table) // int(8 * ray.cluster_resources()["CPU"])
-    size = max(1, min(16, spread), len(table) // 10_000)  # recordings in a block: few, for results that come steadily
+    # recordings in a block: few, for results that come steadily; but a block costs the driver 45 KB as long as it runs
+    size = max(1, min(16, spread), len(table) // 2_000)
     parts = (
         ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
         .map_batches(

@@ -20,6 +20,7 @@ import aiohttp
 import numpy as np
 import ray
 import soundfile
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -118,14 +119,16 @@ class Bare:
 
 def run(model: str, device: str, clients: list[int], seconds: float) -> None:
     """Print requests per second and latencies at each number of clients, at half load and under overload."""
-    settings = Settings(model=model, device=device, model_cpus=os.cpu_count(), no_auth=True)
+    gpu = device != "cpu" and torch.cuda.is_available()
+    copies = 1 if gpu else os.cpu_count()  # of one thread each: threads of one copy wait for the one that is disturbed
+    settings = Settings(model=model, device=device, min_replicas=copies, max_replicas=copies, no_auth=True)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     with serving(settings, "127.0.0.1", port) as address:
         bare = ray.remote(num_cpus=0)(Bare).remote(model, device, seconds / 2)
         loads, same = asyncio.run(measured(address, settings, clients, seconds, lambda: ray.get(bare.rate.remote())))
-    _print(loads, same, clients)
+    _print(loads, same, clients, copies)
 
 
 async def measured(
@@ -161,7 +164,7 @@ def replicas() -> set[str]:
     return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if "#" in actor["name"]}
 
 
-def _print(loads: dict[str, Load], same: bool, clients: list[int]) -> None:
+def _print(loads: dict[str, Load], same: bool, clients: list[int], copies: int) -> None:
     console = Console(width=120, highlight=False)
     table = Table("requests of 10 s", "answered/s", "bare/s", "share", "p50 ms", "p95 ms", "p99 ms", "answers")
     for column in table.columns[1:]:
@@ -171,7 +174,7 @@ def _print(loads: dict[str, Load], same: bool, clients: list[int]) -> None:
         said = ", ".join(f"{count} x {status}" for status, count in sorted(load.statuses.items(), key=str))
         table.add_row(name, f"{load.rate:.2f}", f"{load.bare:.2f}", f"{load.rate / load.bare:.0%}", *times, said)
     console.print(table)
-    console.print(f"bare/s: windows of the bare Predictor, in batches, before and after; {os.cpu_count()} cores")
+    console.print(f"bare/s: windows of the bare Predictor, in batches, before and after; {copies} copies served")
     single = loads[f"{clients[0]} at once"].percentile(50)
     for kind in ("evenly", "by chance"):
         times = loads[f"half load, {kind}"].percentile(95) / single

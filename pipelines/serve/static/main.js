@@ -1,7 +1,7 @@
 // What happens on the page: a recording is opened, scored, played and asked about.
 
 import { Picture } from "./picture.js";
-import { $, element, showLegs, showRow } from "./result.js";
+import { $, element, showLegs, showRow, showWords } from "./result.js";
 import * as server from "./server.js";
 import { decode, Player, Recorder } from "./sound.js";
 import { clock, dimensions, learn, legName, plainly, points, reason, sampleName, word } from "./words.js";
@@ -133,18 +133,32 @@ async function score() {
     say("");
     return complain({ title: "The recording is too large", detail: `the server takes up to ${limits.max_mb} MB` });
   }
-  const form = server.form({ file: now.file, reference: now.reference, profile: $("profile").value, explain: "always" });
-  const rows = await guarded(() => server.score(form, signal), score);
+  const asked = { file: now.file, reference: now.reference, profile: $("profile").value };
+  const rows = await guarded(() => server.score(server.form(asked), signal), score);
   if (!rows || signal.aborted) return;
   now.rows = rows;
   const scored = rows.filter(({ status }) => status === "ok");
   const worst = scored.length ? scored.reduce((a, b) => (b.mos < a.mos ? b : a)) : rows[0];
+  for (const row of scored) delete row.explanation; // it takes longer than all the scores
   now.leg ??= worst.channel ?? 0;
   $("talk").hidden = !scored.length;
   show();
   const heard = scored.map((row) => `${rows.length > 1 ? `${legName(row.channel, rows.length)}: ` : ""}${points(row.mos)} of 5, ${word(row.mos)}`);
   if ($("recording").getBoundingClientRect().top > innerHeight / 2) $("recording").scrollIntoView(); // on a phone
   say(heard.length ? `Scored. ${heard.join("; ")}.` : "There was nothing to score.");
+  if (scored.length) explain(server.form({ ...asked, explain: "always" }), signal);
+}
+
+async function explain(form, signal) {
+  let told = [];
+  try {
+    told = await server.score(form, signal);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+  }
+  if (signal.aborted) return;
+  for (const row of now.rows) row.explanation ??= told.find(({ channel }) => channel === row.channel)?.explanation ?? null;
+  showWords(shown());
 }
 
 // ---- showing it

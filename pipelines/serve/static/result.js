@@ -42,9 +42,15 @@ export function showRow(row, dim, onDimension, onSeek) {
   $("verdict").append(figure, element("span", {}, element("b", {}, `of 5: ${called}.`), ` ${cause}`));
   showScores(row, dim, onDimension);
   $("facts").replaceChildren(...(row.facts ?? []).map((fact) => element("li", {}, fact)), ...gaps(row, onSeek));
-  $("model-words").hidden = !row.explanation;
-  $("explanation").textContent = plainly(row.explanation ?? "");
+  showWords(row);
   showMoments(row);
+}
+
+// What the model hears, in words: undefined as long as they are still to come.
+export function showWords({ explanation }) {
+  $("model-words").hidden = explanation === null;
+  $("model-words").ariaBusy = String(explanation === undefined);
+  $("explanation").textContent = explanation === undefined ? "Putting it into words…" : plainly(explanation ?? "");
 }
 
 function showScores(row, dim, onDimension) {

@@ -26,7 +26,7 @@ class Scorer:
 
     def __init__(self):
         self.heard, self.questions = None, []
-        self.hold = threading.Event()  # answers to questions stop half-way until it is set
+        self.hold = threading.Event()  # answers stop half-way until it is set
         self.hold.set()
 
     def score_chunks(self, chunks, profile=None):
@@ -43,7 +43,7 @@ class Scorer:
     def answer_about(self, worst, question, profile=None):
         self.questions.append(question)
         yield from PIECES[:2]
-        if question and not self.hold.wait(60):
+        if not self.hold.wait(60):
             raise TimeoutError
         if question and "break" in question:
             raise RuntimeError("out of luck")

@@ -32,7 +32,9 @@ def choose(page, path) -> list[dict]:
 
 
 def scored(page) -> None:
+    """Until the scores are there, and then the words."""
     page.locator("#status").filter(has_text="Scored").wait_for(state="attached")
+    page.locator("#model-words[aria-busy=false]").wait_for(state="attached")
 
 
 def until(page, expression: str) -> None:
@@ -61,6 +63,15 @@ def test_a_sample_shows_the_scores_that_the_server_sent(page):
     assert f"{low:.1f} to {high:.1f}" in card.inner_text()
     assert page.locator("#facts li").first.inner_text() == row["facts"][0]
     assert page.locator("#explanation").inner_text() == "The main fault is clear cut-outs."  # without the scores again
+
+
+def test_nobody_waits_for_words_to_see_the_scores(page, scorer):
+    scorer.hold.clear()
+    page.get_by_role("button", name="Welcome, English: loss", exact=True).click()
+    page.locator("#status").filter(has_text="Scored").wait_for(state="attached")
+    assert len(shown(page)) == 5 and page.locator("#explanation").inner_text() == "Putting it into words…"
+    scorer.hold.set()
+    page.get_by_text("The main fault is clear cut-outs.").wait_for()
 
 
 def test_the_worst_moment_plays(page):
