@@ -120,16 +120,19 @@ def show(out: str | os.PathLike, console) -> None:
 
     `console` is a rich Console. UsageError where `out` holds no run.
     """
+    from pipelines.live import picture
+
     results = Results.open(out)
     summary = results.summary
     rows, more = _worst(results)
+    if not rows and not summary["finished"]:
+        console.print(picture(summary), highlight=False)
+        return
     console.print(_table(rows, summary, console.width))
     if more:
         console.print(f"[dim]the {len(rows)} worst of {len(rows) + more} rows[/]")
     console.print(_totals(summary), highlight=False, soft_wrap=True)
     if not summary["finished"]:
-        from pipelines.live import picture
-
         console.print(picture(summary), highlight=False)
     where = f"[dim]scores/ and {SUMMARY} are in[/] {out}[dim], model {summary['model']}[/]"
     console.print(where, highlight=False, soft_wrap=True)

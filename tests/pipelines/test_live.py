@@ -46,7 +46,7 @@ def test_before_the_first_recording(tmp_path):
     write_summary(tmp_path, Totals(recordings=3))
     console = Console(width=90, file=StringIO())
     show(tmp_path, console)
-    assert "0 of 3 recordings (not finished)" in console.file.getvalue()
+    assert "0 of 3 recordings done" in console.file.getvalue() and "mean" not in console.file.getvalue()
     with pytest.raises(UsageError, match="no scores in"):
         report.write(tmp_path)
 
