@@ -153,7 +153,7 @@ class Predictor:
                 found[n][:, these] = means[here, 0], stds[here, 0]
                 drawn[n] += these
                 left[n] = left[n][len(these) :]
-                if left[n] and self._enough(chunk, found[n][0, drawn[n], 0], drawn[n], until_se):
+                if left[n] and self._enough(chunk, found[n][0, :, 0], sorted(drawn[n]), until_se):
                     left[n] = []
         out = []
         for chunk, (mean, std), these in zip(chunks, found, drawn, strict=True):
@@ -166,7 +166,7 @@ class Predictor:
     @staticmethod
     def _enough(chunk: Chunk, mos: np.ndarray, drawn: list[int], until_se: float) -> bool:
         weights = np.asarray(chunk.speech_s)[drawn]
-        return standard_error(mos, weights, chunk.of or len(chunk.counts)) <= until_se
+        return standard_error(mos[drawn], weights, chunk.of or len(chunk.counts)) <= until_se
 
     @torch.inference_mode()
     def score_windows(

@@ -46,13 +46,13 @@ def evenly(n: int, most: int) -> list[int]:
 
 
 def in_turn(positions: Sequence[int]) -> list[int]:
-    """The same positions in an order of which every beginning is spread over the whole."""
-    middles, spans = [], [(0, len(positions))]
-    while spans:  # the middle of the whole, then of its halves, of its quarters, ...
-        spans = [(first, end) for first, end in spans if first < end]
-        middles += [(first + end) // 2 for first, end in spans]
-        spans = [half for first, end in spans for half in ((first, (first + end) // 2), ((first + end) // 2 + 1, end))]
-    return [positions[i] for i in middles]
+    """The same positions in an order of which every beginning is evenly spread over the whole.
+
+    That of their bits read backwards (van der Corput): halves, quarters and eighths take turns.
+    """
+    bits = max(len(positions) - 1, 1).bit_length()
+    order = sorted(range(len(positions)), key=lambda i: f"{i:0{bits}b}"[::-1])
+    return [positions[i] for i in order]
 
 
 def next_draw(done: int) -> int:
@@ -61,10 +61,11 @@ def next_draw(done: int) -> int:
 
 
 def standard_error(scores: np.ndarray, weights: np.ndarray, of: int) -> float:
-    """Of the weighted mean of scores [n] drawn from `of` windows: what the others may change. 0 when there are none.
+    """Of the weighted mean of scores [n] spread over `of` windows, in order of time: what the others may change.
 
-    Infinite for a single one of several. (Cochran, Sampling Techniques, 6.8: ratio estimate with the correction for a
-    finite population.)
+    0 when there are no others, infinite for a single one of several. From differences between neighbours, since a
+    quarter of a call that is bad all through is not chance. (Wolter, Introduction to Variance Estimation, 8.2: systematic
+    sampling, with the ratio estimate and the correction for a finite population.)
     """
     n = len(scores)
     if n >= of:
@@ -72,4 +73,4 @@ def standard_error(scores: np.ndarray, weights: np.ndarray, of: int) -> float:
     if n < 2:
         return float("inf")
     off = weights * (scores - np.average(scores, weights=weights))
-    return float(np.sqrt((off**2).sum() * n / (n - 1) * (1 - n / of)) / weights.sum())
+    return float(np.sqrt((np.diff(off) ** 2).sum() / 2 * n / (n - 1) * (1 - n / of)) / weights.sum())

@@ -98,6 +98,6 @@ def spread(n: int, most: int) -> list[int]:
 def until(mos: np.ndarray, weights: np.ndarray, se: float) -> list[int]:
     order = in_turn(spread(len(mos), MOST))
     n = next_draw(0)
-    while n < len(order) and standard_error(mos[order[:n]], weights[order[:n]], len(mos)) > se:
+    while n < len(order) and standard_error(mos[at := sorted(order[:n])], weights[at], len(mos)) > se:
         n += next_draw(n)
-    return order[:n]
+    return sorted(order[:n])
