@@ -44,5 +44,5 @@ class Journal:
         return ray.get(self.actor.begin.remote(keys))
 
     def end(self, *keys: Hashable) -> None:
-        """Not waited for: calls arrive in order; one lost with its process is a death too many, which proves nothing."""
+        """Not waited for: calls arrive in order, and one death too many proves nothing."""
         self.actor.end.remote(keys)

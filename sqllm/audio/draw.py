@@ -64,8 +64,8 @@ def standard_error(scores: np.ndarray, weights: np.ndarray, of: int) -> float:
     """Of the weighted mean of scores [n] spread over `of` windows, in order of time: what the others may change.
 
     0 when there are no others, infinite for a single one of several. From differences between neighbours, since a
-    quarter of a call that is bad all through is not chance. (Wolter, Introduction to Variance Estimation, 8.2: systematic
-    sampling, with the ratio estimate and the correction for a finite population.)
+    quarter of a call that is bad all through is not chance. (Wolter, Introduction to Variance Estimation, 8.2:
+    systematic sampling, with the ratio estimate and the correction for a finite population.)
     """
     n = len(scores)
     if n >= of:
