@@ -153,10 +153,10 @@ def train(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value.")] = None,
     score_steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Steps of learning to score.", show_default="2000")
+        int | None, typer.Option(min=0, metavar="N", help="Steps of learning to score.", show_default="2000")
     ] = None,
     word_steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Steps of learning to answer.", show_default="1000")
+        int | None, typer.Option(min=0, metavar="N", help="Steps of learning to answer.", show_default="1000")
     ] = None,
     listen_steps: Annotated[
         int | None,

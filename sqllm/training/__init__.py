@@ -41,7 +41,8 @@ def steps(config: ModelConfig, settings: Settings) -> dict[str, int]:
             f"encoder_training is {config.encoder_training!r} and score_layers {config.score_layers}: where words are"
             " learned after scores, the encoder must be frozen (or leave out score_layers)"
         )
-    return first | {"scores": settings.score_steps, "words": settings.word_steps}
+    apart = {"scores": settings.score_steps, "words": settings.word_steps}
+    return first | {name: count for name, count in apart.items() if count}
 
 
 def learn(
@@ -58,6 +59,8 @@ def learn(
     key = features.features_key(config, bases)
     clips = data.read(shards, key)
     first = bases / TRAINED if bases and not settings.fresh and (bases / TRAINED).is_file() else None
+    if first is None and not {"scores", "joint"} & set(stages):
+        raise UsageError("score_steps is 0, but this base was never trained to score: give it some, or a trained base")
     faults = any(row.get("chain") is not None for row in clips["train"].rows)
     config = replace(config, checklist=config.checklist and (first is not None or faults))
     torch.manual_seed(1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 class Settings:
     """How to train; the same names as the options of `sqllm train`."""
 
-    score_steps: int = 2000
-    word_steps: int = 1000
+    score_steps: int = 2000  # 0: it scores as the base does
+    word_steps: int = 1000  # 0: it answers as the base does
     listen_steps: int = 4000  # of a projector with context, on four times as many clips; 0: it can listen already
     steps: int = 10240  # of a model without `score_layers`, which learns scores and words together
     batch: int = 8  # clips in a part of a step; a quarter of that where words are learned apart

@@ -77,6 +77,18 @@ def test_a_trained_model_is_gone_on_from_unless_fresh(corpus, base_model, tmp_pa
     assert moved(tmp_path / "c", fresh=True) > 1e-3
 
 
+def test_words_alone_leave_what_scores_as_it_is(corpus, base_model, tmp_path):
+    with pytest.raises(UsageError, match="never trained to score"):
+        train(corpus, base_model, tmp_path / "a", Settings(0, 1, batch=4))
+    first = train(corpus, base_model, tmp_path / "a", Settings(1, 1, batch=4))
+    then = train(corpus, first, tmp_path / "b", Settings(0, 2, batch=4, lr=1e-2))
+    before, after = (store.load_file(folder / "trained.safetensors") for folder in (first, then))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(
+        ".layers.1." in name or ".layers.2." in name for name in moved
+    )  # above the first, which scores
+
+
 def test_words_change_no_score(corpus, base_model, tmp_path):
     data = prepared(corpus, base_model)
     model = store.create(store.ModelConfig.load(base_model)).eval()
