@@ -41,21 +41,33 @@ def losses(folder, name="scores.loss"):
     return {m.step: m.value for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, name)}
 
 
-def test_ray_gives_the_losses_of_the_loop_alone(local_ray, corpus, base_model, tmp_path, capsys):
-    settings = Settings(score_steps=26, word_steps=2, batch=4)
+def test_ray_gives_the_losses_of_the_loop_alone_in_one_go_or_two(local_ray, corpus, base_model, tmp_path, capsys):
+    """Stopped once a checkpoint is there, and gone on with in the same MLflow run."""
+    settings, out = Settings(score_steps=100, word_steps=2, batch=2, report_every=4), tmp_path / "ray"
     training.train(corpus, base_model, tmp_path / "alone", settings)
-    alone = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    alone = [json.loads(line)["loss"] for line in capsys.readouterr().out.splitlines()]
+
+    def stop(stage, done, of, figures):
+        known = [file.read_text() for file in out.glob("checkpoints/*/checkpoint_manager_snapshot.json")]
+        if any("checkpoint_dir_name" in text for text in known):  # what Ray Train knows, and not only has
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, base_model, out, settings, watch=stop)
+    assert not (out / "trained.safetensors").exists()
+    with pytest.raises(UsageError, match="--resume"):
+        train(corpus, base_model, out, settings)
     seen = []
-    out = train(corpus, base_model, tmp_path / "ray", settings, watch=lambda *what: seen.append(what))
-    together = losses(out) | {100 + k: v for k, v in losses(out, "words.loss").items()}
-    assert list(together.values()) == pytest.approx([line["loss"] for line in alone], rel=1e-3)
+    train(corpus, base_model, out, settings, resume=True, watch=lambda *what: seen.append(what))
     assert {"scores", "words"} <= {stage for stage, *_ in seen}
+    assert min(done for stage, done, *_ in seen if stage == "scores") > 32
+    together = [*losses(out).values(), *losses(out, "words.loss").values()]
+    assert together == pytest.approx(alone, rel=1e-3)
     a, b = (store.load_file(folder / "trained.safetensors") for folder in (tmp_path / "alone", out))
     assert all((a[n].float() - b[n].float()).abs().max() < 1e-2 for n in a)
     [run] = runs(out)
-    assert run.data.params["score_steps"] == "26" and "scores.r_mos" in run.data.metrics
-    with pytest.raises(UsageError, match="--resume"):
-        train(corpus, base_model, out, settings)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["score_steps"] == "100" and "scores.r_mos" in run.data.metrics
 
 
 def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_path):
@@ -78,24 +90,6 @@ def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_
     assert killed
     assert max(losses(out)) == 60 and (out / "trained.safetensors").is_file()
     assert len(runs(out)) == 1
-
-
-def test_a_run_that_was_stopped_is_gone_on_with(local_ray, corpus, base_model, tmp_path):
-    out, settings = tmp_path / "out", Settings(score_steps=80, word_steps=2, batch=2, report_every=4)
-
-    def stop(stage, done, of, figures):
-        known = [file.read_text() for file in out.glob("checkpoints/*/checkpoint_manager_snapshot.json")]
-        if any("checkpoint_dir_name" in text for text in known):  # what Ray Train knows, and not only has
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(corpus, base_model, out, settings, watch=stop)
-    assert not (out / "trained.safetensors").exists()
-    steps = []
-    train(corpus, base_model, out, settings, resume=True, watch=lambda stage, done, *_: steps.append((stage, done)))
-    assert min(done for stage, done in steps if stage == "scores") > 32
-    assert max(losses(out)) == 80 and (out / "trained.safetensors").is_file()
-    assert [run.info.status for run in runs(out)] == ["FINISHED"]
 
 
 @pytest.mark.parametrize(
