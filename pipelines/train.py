@@ -8,22 +8,17 @@ the run for `--resume`, `out/training.jsonl` its figures.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import ray
-from ray import train as ray_train
-from ray.train.torch import TorchTrainer
 
 from pipelines import curves, ingest
 from pipelines.cluster import start_ray
+from pipelines.fit import TRAINED, Board, fit
 from pipelines.tracking import Run, tracked
 from sqllm import training
 from sqllm.corpus.shards import Shards
@@ -32,12 +27,6 @@ from sqllm.model import store
 from sqllm.model.config import ModelConfig
 from sqllm.training import data, features
 from sqllm.training.settings import Settings
-
-FAILURES = 3  # of workers, before the run gives up
-KEPT = 2  # checkpoints
-TRAINED = "trained"  # folder of the last checkpoint: configuration and trained weights
-REPORTS_S = "0.2"  # a worker's next report waits until Ray has looked for the last one: every 2 s, were it not told
-READERS = {"cpu": 1, "cuda": 4}  # of each worker
 
 
 def train(
@@ -122,81 +111,29 @@ def _watched(
 ):
     """The last checkpoint of a training whose figures go to MLflow, to `out` and to the user."""
     job["board"] = board = Board.options(num_cpus=0).remote()
-    fitted = ray.remote(num_cpus=0)(_fit).remote(job, workers, gpu, known["name"], known["storage"], verbose)
+    fitted = ray.remote(num_cpus=0)(fit).remote(job, workers, gpu, known["name"], known["storage"], verbose)
+
+    def told() -> list[tuple[str, dict]]:
+        """What came since, noted before anything can interrupt: a run that is gone on with does not tell it again."""
+        lines = ray.get(board.take.remote())
+        for stage, line in lines:
+            run.figures({f"{stage}.{k}": v for k, v in line.items() if k != "step"}, step=line["step"])
+            curves.add(out, stage, line)
+        return lines
+
     try:
         done = []
         while not done:
             done, _ = ray.wait([fitted], timeout=1)
-            for stage, line in ray.get(board.take.remote()):
-                run.figures({f"{stage}.{k}": v for k, v in line.items() if k != "step"}, step=line["step"])
-                curves.add(out, stage, line)
+            for stage, line in told():
                 watch(stage, line["step"], stages[stage], f"loss {line['loss']:.3f}")
         return ray.get(fitted)
     except ray.exceptions.RayTaskError as error:
         raise UsageError(f"training failed: {_reason(error)}") from None
     except BaseException:  # the user's Ctrl-C: on a cluster, nothing else would end the workers
         ray.cancel(fitted, force=True)
+        told()
         raise
-
-
-def _fit(job: dict, workers: int, gpu: bool, name: str, storage: str, verbose: bool):
-    """Drive Ray Train, in a process of its own so that the user's terminal stays quiet; the last checkpoint."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", REPORTS_S)
-    if not verbose:
-        logging.getLogger("ray.train").setLevel(logging.ERROR)
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config=job,
-        scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=gpu),
-        run_config=ray_train.RunConfig(
-            name=name,
-            storage_path=storage,
-            failure_config=ray_train.FailureConfig(max_failures=FAILURES),
-            checkpoint_config=ray_train.CheckpointConfig(num_to_keep=KEPT),
-        ),
-    )
-    return trainer.fit().checkpoint
-
-
-def _work(job: dict) -> None:
-    """One worker."""
-    import torch
-
-    if job["device"] == "cpu":
-        torch.set_num_threads(max(1, os.cpu_count() // ray_train.get_context().get_local_world_size()))
-    first = ray_train.get_context().get_world_rank() == 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if last := ray_train.get_checkpoint():
-            last.to_directory(name)
-
-        def tell(stage: str, line: dict, checkpoint: Path | None) -> None:
-            if first:
-                job["board"].put.remote(stage, line)
-            saved = ray_train.Checkpoint.from_directory(name) if checkpoint and first else None
-            ray_train.report(line, checkpoint=saved)
-
-        shards, config = [Shards.open(place) for place in job["places"]], ModelConfig(**job["config"])
-        bases, settings, device = job["bases"] and Path(job["bases"]), Settings(**job["settings"]), job["device"]
-        load = partial(ingest.ahead, readers=READERS[device])
-        model = training.learn(shards, config, bases, folder, settings, device, tell, load)
-        store.save_trained(model, folder / TRAINED)
-        ray_train.report({}, checkpoint=ray_train.Checkpoint.from_directory(name) if first else None)
-
-
-@ray.remote
-class Board:
-    """Where the first worker leaves its figures for the driver, which alone speaks to MLflow."""
-
-    def __init__(self):
-        self.lines: list[tuple[str, dict]] = []
-
-    def put(self, stage: str, line: dict) -> None:
-        self.lines.append((stage, line))
-
-    def take(self) -> list[tuple[str, dict]]:
-        lines, self.lines = self.lines, []
-        return lines
 
 
 def _reason(error: Exception) -> str:
