@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqllm.faults import upto
 
 SCALE = (1.5, "very bad"), (2.5, "poor"), (3.5, "fair"), (4.5, "good"), (9, "excellent")  # a score below is called
 
+NAMES = {"mos": "overall quality", "noi": "noisiness", "col": "coloration", "dis": "discontinuity", "loud": "loudness"}
 TITLES = {"mos": "Overall", "noi": "Free of noise", "col": "Natural sound", "dis": "Unbroken", "loud": "Right loudness"}
 MEANINGS = {
     "mos": "how good the recording sounds, all in all",
@@ -32,6 +35,12 @@ NARROW_HZ, CLIPPED_PCT, QUIET_DB, LOUD_DB, NOISY_DB = 4000.0, 0.1, -40.0, -12.0,
 def word(score: float) -> str:
     """What a score from 1 to 5 is called."""
     return upto(score, SCALE)
+
+
+def named(scores: Mapping[str, float]) -> str:
+    """Scores with their names and what they are called, the lowest first."""
+    lowest = sorted(scores, key=lambda d: round(scores[d], 1))
+    return ", ".join(f"{NAMES[d]} {word(round(scores[d], 1))} {scores[d]:.1f}" for d in lowest) + "."
 
 
 def facts(evidence: dict, start_s: float = 0.0, end_s: float = float("inf")) -> list[str]:

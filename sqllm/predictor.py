@@ -24,7 +24,7 @@ from sqllm.model import checklist, store
 from sqllm.model.answering import answer, generate_scores
 from sqllm.model.config import explained_below
 from sqllm.model.encoder import bucket_length
-from sqllm.model.prompt import EXPLAIN, known, written
+from sqllm.model.prompt import EXPLAIN, both, known, written
 from sqllm.model.scoring import moments
 from sqllm.recording import Chunk, Worst, cut, rows, worst_of
 
@@ -107,12 +107,21 @@ class Predictor:
         return out
 
     def ask(
-        self, file: Path, question: str, reference: Path | None = None, profile: str | None = None
-    ) -> Iterator[str]:
-        """An answer in words, piece by piece, about the worst window of the recording (of all channels).
+        self, file: Path, question: str, reference: Path | None = None, profile: str | None = None,
+        other: Path | None = None,
+    ) -> Iterator[str]:  # fmt: skip
+        """An answer in words, piece by piece, about the worst window of the recording (of all channels), or about it
+        and that of an `other` recording: the first and the second.
 
         It begins with the scores that it stands on. Raises AudioError where there is nothing to judge.
         """
+        worst, problem = self._worst(file, reference, profile)
+        if problem:
+            yield f"({problem.detail}) "
+        yield from self.answer_about(worst, question, profile, other and self._worst(other, None, profile)[0])
+
+    def _worst(self, file: Path, reference: Path | None, profile: str | None) -> tuple[Worst, AudioError | None]:
+        """The worst window; and why it was scored without its reference, if it was."""
         worst, problem = None, None
         for chunk in cut(os.fspath(file), reference and os.fspath(reference)):
             if chunk.row and chunk.row["error_code"]:
@@ -122,9 +131,7 @@ class Predictor:
             worst = worst_of(chunk, self.score_chunks([chunk], profile)[0]["mean"], worst)
         if worst is None:
             raise problem
-        if problem and problem.code == "REFERENCE":
-            yield f"({problem.detail}) "
-        yield from self.answer_about(worst, question, profile)
+        return worst, problem if problem and problem.code == "REFERENCE" else None
 
     # ---- windows
 
@@ -222,22 +229,28 @@ class Predictor:
             raise UsageError(f"no listener profile {profile!r}; there are {', '.join(sorted(self.profiles))}")
         return self.profiles[profile].words
 
-    def answer_about(self, worst: Worst, question: str | None = None, profile: str | None = None) -> Iterator[str]:
+    def answer_about(
+        self, worst: Worst, question: str | None = None, profile: str | None = None, other: Worst | None = None
+    ) -> Iterator[str]:
         """Words about the worst window, piece by piece, after its scores; what is wrong, without a question."""
-        return self.answer(*worst, EXPLAIN if question is None else question, self._listener(profile))
+        return self.answer(worst, EXPLAIN if question is None else question, self._listener(profile), other)
 
-    def answer(
-        self, mean: np.ndarray, window: np.ndarray, reference: np.ndarray | None, facts: str, question: str,
-        listener: str = "",
-    ) -> Iterator[str]:  # fmt: skip
-        """Words about one window, int16 [n], after its scores [5], its facts (`evidence.describe`) and its faults."""
-        scores = dict(zip(DIMENSIONS, mean, strict=True))
-        yield written(scores) + " "
-        audio = self._features([window])
-        laid = None if reference is None else self._features([reference])
-        found = ""
-        if self.model.config.checklist:
-            with torch.inference_mode():
-                [costs] = checklist.costs(checklist.check(self.model, [facts], audio, laid))
-            found = heard(costs)
-        yield from answer(self.model, audio, laid, known(scores, facts, found, listener), question)
+    def answer(self, worst: Worst, question: str, listener: str = "", other: Worst | None = None) -> Iterator[str]:
+        """Words about one window or two, after their scores, facts and faults."""
+        compared = [worst] if other is None else [worst, other]
+        scores = [dict(zip(DIMENSIONS, each.mean, strict=True)) for each in compared]
+        yield " ".join(map(written, scores)) + " "
+        found = [self._heard(each) for each in compared]
+        told = [known(s, w.facts, f[2], listener) for s, w, f in zip(scores, compared, found, strict=True)]
+        audio, laid, _ = found[0]
+        yield from answer(self.model, audio, laid, told[0] if other is None else both(*told), question)
+
+    @torch.inference_mode()
+    def _heard(self, worst: Worst) -> tuple[Tensor, Tensor | None, str]:
+        """Features of a window and of its reference, and the faults that are heard."""
+        audio = self._features([worst.window])
+        laid = None if worst.reference is None else self._features([worst.reference])
+        if not self.model.config.checklist:
+            return audio, laid, ""
+        [costs] = checklist.costs(checklist.check(self.model, [worst.facts], audio, laid))
+        return audio, laid, heard(costs)

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sqllm import DIMENSIONS
-from sqllm.corpus.questions import SATISFIED, SCALE, TITLES, Dialogue, join, sentence
+from sqllm.corpus.questions import SATISFIED, Dialogue, join, sentence
 from sqllm.faults import upto
+from sqllm.plain import NAMES, SCALE
 
 AGAINST = (" compared to the reference", " against the clean reference", " with the reference at hand")
 WORDS = "very bad, poor, fair, good or excellent"
@@ -76,11 +77,11 @@ def draw(
         return options[rng.integers(len(options))]
 
     task, d = pick(tasks), pick(parts) if parts else "mos"
-    titles, against = join([TITLES[n] for n in scores]), pick(AGAINST) if reference else ""
-    question = pick(ASKED[task][held_out]).format(against=against, title=TITLES[d], words=WORDS, titles=titles)
+    titles, against = join([NAMES[n] for n in scores]), pick(AGAINST) if reference else ""
+    question = pick(ASKED[task][held_out]).format(against=against, title=NAMES[d], words=WORDS, titles=titles)
     answer = pick(ANSWERS[task]).format(
-        mos=scores.get("mos"), score=scores[d], title=TITLES[d], word=upto(scores[d], SCALE),
-        scores=", ".join(f"{TITLES[n]} {scores[n]}" for n in scores), causes=causes(scores, faults),
+        mos=scores.get("mos"), score=scores[d], title=NAMES[d], word=upto(scores[d], SCALE),
+        scores=", ".join(f"{NAMES[n]} {scores[n]}" for n in scores), causes=causes(scores, faults),
     )  # fmt: skip
     return Dialogue(task, question, sentence(answer))
 
@@ -88,7 +89,7 @@ def draw(
 def causes(scores: Mapping[str, float], faults: Sequence[str] | None) -> str:
     """What degrades a clip, with the dimensions that show it."""
     low = sorted((d for d in scores if d != "mos" and scores[d] < SATISFIED), key=scores.get)
-    shown = [f"{TITLES[d]} ({upto(scores[d], SCALE)}, {scores[d]})" for d in low]
+    shown = [f"{NAMES[d]} ({upto(scores[d], SCALE)}, {scores[d]})" for d in low]
     if faults:
         return f"It suffers from {join(faults)}" + (f", which shows in {join(shown)}" if low else "")
     return f"It suffers in {join(shown)}" if low else "No dimension stands out as bad"

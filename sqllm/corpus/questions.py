@@ -16,26 +16,27 @@ import numpy as np
 from sqllm.audio.degrade import Impairment
 from sqllm.audio.evidence import describe
 from sqllm.corpus import ratings as panel
+from sqllm.corpus.wordings import ASKED
 from sqllm.faults import ABSENT, AUDIBLE, TOPICS, audible, heard, phrase, upto
-from sqllm.plain import SCALE
+from sqllm.plain import NAMES, SCALE
 
+ALIKE = 0.3  # scores that differ by less are about the same
 SATISFIED = 3.5  # a dimension from here on is no complaint
 GAPS = TOPICS["dropouts"]
 ADDITIVE = ("noise", "white", "babble", "talker")
 FACTS = ("level_db", "snr_db", "band_high_hz", "clipped_pct", "dropout_pct")  # the parts of `describe`, in its order
-TITLES = {"mos": "overall quality", "noi": "noisiness", "col": "coloration", "dis": "discontinuity", "loud": "loudness"}
 
 # fmt: off
-# words up to a limit
+# words up to a limit, which is one of SCALE's: the prompt has its word beside the score
 MEANS = (
-    (1.7, ("Words will be lost.", "It is hard to understand.", "A listener can hardly follow it.")),
+    (1.5, ("Words will be lost.", "It is hard to understand.", "A listener can hardly follow it.")),
     (2.5, ("A listener tires quickly.", "Listening takes real effort.", "It is annoying to listen to.")),
-    (3.3, ("Listening takes some effort.", "It annoys a little, but can be followed.")),
-    (4.0, ("It stays easy to follow.", "A listener notices it and is hardly disturbed.")),
+    (3.5, ("Listening takes some effort.", "It annoys a little, but can be followed.")),
+    (4.5, ("It stays easy to follow.", "A listener notices it and is hardly disturbed.")),
     (9, ("It is still easy to listen to.", "It hardly matters to a listener.")),
 )
-TRANSCRIBE = (2.3, "No, expect many errors"), (3.3, "Only with care, expect some errors"), (9, "Yes")
-FOLLOW = (1.7, "Hardly"), (2.7, "Only with effort"), (9, "Yes")
+TRANSCRIBE = (2.5, "No, expect many errors"), (3.5, "Only with care, expect some errors"), (9, "Yes")
+FOLLOW = (1.5, "Hardly"), (2.5, "Only with effort"), (9, "Yes")
 CLEAN = ("It is clean: no fault stands out.", "The recording is clean and easy to listen to.",
          "Nothing is wrong: the speech is clean, {mos} overall.", "Clean speech, {mos} overall.")
 
@@ -63,37 +64,7 @@ REMEDIES = {
     "echo": "Switch on echo cancellation.",
     "reverb": "Move closer to the microphone, or to another room.",
 }
-
-ASKED = {  # topic: (trained wordings, wordings kept out of training)
-    "explain": (
-        ("what is wrong with it?", "what's wrong with this recording?", "describe the quality.", "why this score?",
-         "what do you hear?", "explain the score.", "how does it sound?", "what faults does the recording have?",
-         "describe what a listener would notice.", "tell me about the quality.", "what is the problem?",
-         "summarise the sound quality.", "what do you make of it?", "what bothers a listener here?", "is it any good?",
-         "what happened to this recording?"),
-        ("what is the matter with this call?", "give me a short report on the sound.", "how come it got this score?")),
-    "when": (
-        ("when does it drop out?", "when are the dropouts?", "where does the speech cut out?", "where are the gaps?",
-         "at what times does it break up?", "list the dropouts.", "when is the voice gone?", "when are there gaps?",
-         "where is audio missing?", "give me the times of the cut-outs."),
-        ("at which moments do we lose the voice?", "when does the audio disappear?")),
-    "when_noise": (("when is the noise?", "at what time is there noise?", "where is the noise?"),
-                  ("from when to when do you hear noise?",)),
-    "category": (("how is the {title}?", "rate the {title} in a word.", "what about the {title}?", "{title}?"),
-                ("which word fits the {title}?", "how would you call the {title}?")),
-    "worst": (("which dimension is worst?", "what is the weakest point?", "what should be fixed first?",
-               "which score is the lowest?", "what is the main weakness?"),
-             ("where does it fall short the most?", "what hurts the quality most?")),
-    "fix": (("what should I do?", "how can I improve it?", "what can be done about it?", "how do I fix it?",
-             "any advice?", "how would it sound better?", "how can I avoid that?"),
-           ("what would make the next recording better?",)),
-    "transcribe": (("is it usable for transcription?", "can it be transcribed?", "is it fit for speech recognition?",
-                    "will speech recognition work on it?", "can I send it to a transcriber?"),
-                  ("would a transcript of it be reliable?",)),
-    "follow": (("can a customer understand it?", "is it easy to understand?", "can people follow what is said?",
-                "is it intelligible?", "can you make out the words?"),
-              ("will the other side get what is being said?",)),
-}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -101,7 +72,6 @@ class Check:
     """A fault to ask about with yes or no."""
 
     topic: str
-    asked: tuple[tuple[str, ...], tuple[str, ...]]
     deny: str
     near: tuple[str, ...] = ()  # while one of these is audible, No is not beyond doubt
     score: str | None = None
@@ -109,59 +79,35 @@ class Check:
     no_weight: float = 1.0  # how often No is drawn: as often as Yes, in clips from `simulate`
 
     @property
+    def asked(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return ASKED[self.topic]
+
+    @property
     def faults(self) -> tuple[str, ...]:
         return TOPICS[self.topic]
 
 
 CHECKS = (
-    Check("noise",
-          (("is it noisy?", "is there background noise?", "do you hear noise?", "any noise?", "is something humming?",
-            "can you hear hiss or hum?", "is there noise behind the voice?", "does it hiss?"),
-           ("is there a lot of noise in it?",)),
-          "no noise stands out", ("talker", "mnru", "suppress"),
-          "noi", ("snr_db", 10, 40), 3.0),
-    Check("muffled",
-          (("is it muffled?", "does it sound dull?", "is the treble missing?", "is it dark?", "are the highs gone?",
-            "does the voice sound covered?", "is it unclear, as behind a door?"), ("is it like through a blanket?",)),
-          "the treble is there", ("coding", "suppress"), None, ("band_high_hz", 4600, 6800), 0.6),
-    Check("telephone",
-          (("is it narrowband?", "is it telephone quality?", "is it like a telephone?", "is the band narrow?",
-            "does it sound thin, like a landline?", "is it 8 kHz audio?"), ("is it an old phone line?",)),
-          "the band is wide", ("bass",), None, ("band_high_hz", 4300, 4900), 0.5),
-    Check("dropouts",
-          (("does it drop out?", "is it choppy?", "does it break up?", "are there dropouts?", "are there gaps?",
-            "is anything missing in between?", "are words or syllables lost?", "is there packet loss?",
-            "does it stutter?", "is the speech interrupted?"), ("is speech cut off?",)),
-          "the speech runs on without breaks", ("fading", "suppress"), "dis", ("dropout_pct", 1e-6, -1e-6), 3.1),
-    Check("clipping",
-          (("is it clipped?", "is it distorted?", "is it overdriven?", "is there clipping?", "are the peaks cut?",
-            "was the recording gain too high?", "is the input overloaded?", "does it crackle on loud words?"),
-           ("is it too hot?",)),
-          "the peaks are intact", ("mnru", "coding", "suppress", "loss"),
-          None, ("clipped_pct", 0.1, -1e-3)),
-    Check("too quiet",
-          (("is it too quiet?", "is the level too low?", "is it too soft?", "is it hard to hear?", "is it faint?",
-            "is it quiet?", "should it be louder?"), ("do I have to turn it up?",)),
-          "the level is high enough", ("fading",), "loud", ("level_db", -31, -28.5), 0.9),
-    Check("too loud",
-          (("is it too loud?", "is the level too high?", "is it loud?", "should it be softer?", "does it blast?"),
-           ("do I have to turn it down?",)),
-          "the level is not too high", (), None, ("level_db", -20, -23), 0.1),
-    Check("echo",
-          (("is there an echo?", "do you hear an echo?", "does it echo?", "any echo?", "is each word heard twice?",
-            "does the voice repeat itself a moment later?"), ("does the voice come back?",)),
-          "no echo can be heard", ("reverb", "jump"), no_weight=0.2),
-    Check("reverb",
-          (("is it reverberant?", "is there much reverb?", "do you hear the room?", "is it a big room?",
-            "was it recorded in a bathroom?", "is the talker far from the microphone?"), ("is it a bare hall?",)),
-          "the room is hardly heard", ("echo",), no_weight=0.3),
-    Check("other voices",
-          (("is someone else talking in the background?", "is there another talker?", "do you hear other voices?",
-            "is there a second speaker?", "are other people talking?", "do you hear a crowd?", "any crosstalk?"),
-           ("is more than one person speaking at once?",)),
-          "only one voice can be heard", no_weight=0.4),
+    Check("noise", "no noise stands out", ("talker", "mnru", "suppress"), "noi", ("snr_db", 10, 40), 3.0),
+    Check("muffled", "the treble is there", ("coding", "suppress"), None, ("band_high_hz", 4600, 6800), 0.6),
+    Check("telephone", "the band is wide", ("bass",), None, ("band_high_hz", 4300, 4900), 0.5),
+    Check(
+        "dropouts",
+        "the speech runs on without breaks",
+        ("fading", "suppress"),
+        "dis",
+        ("dropout_pct", 1e-6, -1e-6),
+        3.1,
+    ),
+    Check(
+        "clipping", "the peaks are intact", ("mnru", "coding", "suppress", "loss"), None, ("clipped_pct", 0.1, -1e-3)
+    ),
+    Check("too quiet", "the level is high enough", ("fading",), "loud", ("level_db", -31, -28.5), 0.9),
+    Check("too loud", "the level is not too high", (), None, ("level_db", -20, -23), 0.1),
+    Check("echo", "no echo can be heard", ("reverb", "jump"), no_weight=0.2),
+    Check("reverb", "the room is hardly heard", ("echo",), no_weight=0.3),
+    Check("other voices", "only one voice can be heard", no_weight=0.4),
 )
-# fmt: on
 
 
 @dataclass
@@ -231,7 +177,7 @@ class Clip:
         """Each number that bears on a check: whether it points to the fault, whether it settles it, and its words."""
         out = []
         if d := check.score:
-            out.append((self.scores[d] < SATISFIED, True, f"{TITLES[d]} {self.scores[d]}"))
+            out.append((self.scores[d] < SATISFIED, True, f"{NAMES[d]} {self.scores[d]}"))
         if check.fact and check.fact[0] in self.parts and (value := self.facts[check.fact[0]]) is not None:
             name, faulty, fine = check.fact
             place = (value - faulty) / (fine - faulty)  # from 0, faulty, to 1, fine
@@ -293,7 +239,7 @@ def when(clip: Clip) -> tuple[str, str] | None:
 
 def category(clip: Clip) -> tuple[str, str]:
     d = clip.pick(panel.DIMENSIONS)
-    title, score, word = TITLES[d], clip.scores[d], upto(clip.scores[d], SCALE)
+    title, score, word = NAMES[d], clip.scores[d], upto(clip.scores[d], SCALE)
     forms = f"The {title} is {word}: {score}.", f"{title} is {word}, {score}.", f"{word}: {score} for {title}."
     return clip.ask(ASKED["category"]).format(title=title), sentence(clip.pick(forms))
 
@@ -302,8 +248,8 @@ def worst(clip: Clip) -> tuple[str, str]:
     d = min(panel.DIMENSIONS[1:], key=lambda name: clip.scores[name])
     score, question = clip.scores[d], clip.ask(ASKED["worst"])
     if score >= 4:
-        return question, f"None stands out: the lowest is {TITLES[d]} at {score}."
-    answer = clip.pick([f"{TITLES[d]}, at {score}", f"{TITLES[d]} is the lowest at {score}"])
+        return question, f"None stands out: the lowest is {NAMES[d]} at {score}."
+    answer = clip.pick([f"{NAMES[d]}, at {score}", f"{NAMES[d]} is the lowest at {score}"])
     if clip.faults:
         answer += f": {clip.phrase(max(clip.faults, key=lambda name: cost(clip.found, [name], d)))}"
     return question, sentence(f"{answer}.")
@@ -319,7 +265,7 @@ def advice(clip: Clip) -> tuple[str, str]:
     return clip.ask(ASKED[use]), f"{verdict}: overall quality {mos}, {main}."
 
 
-TASKS = {explain: 4.0, yes_no: 10.0, when: 3.0, category: 1.5, worst: 1.0, advice: 1.5}
+TASKS = {explain: 4.0, yes_no: 10.0, when: 3.0, category: 3.0, worst: 1.5, advice: 1.5}
 
 
 def draw(
@@ -331,3 +277,19 @@ def draw(
     if drawn := task(clip):
         return Dialogue(task.__name__, *drawn)
     return Dialogue("explain", *explain(clip))  # not the opposite answer: that would outnumber its like
+
+
+def compare(first: Clip, second: Clip) -> Dialogue:
+    """A question about two clips and its answer."""
+    use = first.pick(["better", "better_in", "difference"])
+    d = first.pick(list(NAMES)) if use == "better_in" else "mos"
+    question = first.ask(ASKED[use]).format(title=NAMES[d])
+    a, b = first.scores[d], second.scores[d]
+    has = [join([clip.phrase(name) for name in clip.faults]) or "no fault" for clip in (first, second)]
+    if use == "difference":
+        return Dialogue("compare", question, f"The first has {has[0]}, the second has {has[1]}: {a} and {b} overall.")
+    if round(abs(a - b), 1) < ALIKE:
+        return Dialogue("compare", question, f"They are about the same: {NAMES[d]} {a} and {b}.")
+    better, worse = ("first", "second") if a > b else ("second", "first")
+    why = f" The {worse} has {has[worse == 'second']}." if d == "mos" else ""
+    return Dialogue("compare", question, f"The {better}: {NAMES[d]} {max(a, b)} against {min(a, b)}.{why}")

@@ -14,22 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sqllm import DIMENSIONS
+from sqllm import DIMENSIONS, plain
 from sqllm.audio.align import align
 from sqllm.audio.evidence import describe, measure
-from sqllm.corpus.questions import ASKED, MEANS, SCALE, TITLES, costs
+from sqllm.corpus.questions import ASKED, MEANS, costs
 from sqllm.evaluation import simulated
 from sqllm.evaluation.metrics import FIGURES, estimate, percentiles, resamples
 from sqllm.evaluation.simulated import Simulated
-from sqllm.faults import audible, upto
+from sqllm.faults import audible
 from sqllm.model import answering, checklist
 from sqllm.model.prompt import EXPLAIN, QUESTIONS, RATE_IT
 from sqllm.model.scoring import AnswerTree
+from sqllm.recording import Worst
 
 # wordings that no training has seen: of what is asked of the recording, and of what stands before each number
 REQUESTS = ("Rate the recording.", "How good is the quality?", "Please judge this call.", "Give your scores.")
 NAMES = {
-    "titles": {d: f"{title}: " for d, title in TITLES.items()},
+    "titles": {d: f"{title}: " for d, title in plain.NAMES.items()},
     "nouns": {"mos": "quality: ", "noi": "noise: ", "col": "tone: ", "dis": "gaps: ", "loud": "level: "},
 }
 
@@ -174,7 +175,7 @@ def _generated(predictor, audio, single, true, speakers) -> list[dict]:
 
 def said_word(text: str) -> str | None:
     """The category that an answer states."""
-    return next((word for _, word in sorted(SCALE, key=lambda s: -len(s[1])) if word in text.lower()), None)
+    return next((word for _, word in sorted(plain.SCALE, key=lambda s: -len(s[1])) if word in text.lower()), None)
 
 
 def verdict(text: str) -> tuple[float, float] | None:
@@ -192,15 +193,15 @@ def _words(predictor, found: list[Simulated], single: np.ndarray) -> list[dict]:
     outcomes: dict[str, list[bool]] = {}
     for clip, mean in zip(found, single, strict=True):
         told = describe(measure(clip.window))
-        scores = dict(zip(DIMENSIONS, mean.round(1).tolist(), strict=True))
+        scores = {d: round(float(score), 1) for d, score in zip(DIMENSIONS, mean, strict=True)}
 
         def ask(question: str, mean=mean, clip=clip, told=told) -> str:
-            return "".join(predictor.answer(mean, clip.window, None, told, question)).partition(". ")[2]
+            return "".join(predictor.answer(Worst(mean, clip.window, None, told), question)).partition(". ")[2]
 
         for i, kind in enumerate(("category, trained wording", "category, held-out wording")):
-            for d, title in TITLES.items():
+            for d, title in plain.NAMES.items():
                 said = ask(ASKED["category"][i][0].format(title=title))
-                outcomes.setdefault(kind, []).append(said_word(said) != upto(scores[d], SCALE))
+                outcomes.setdefault(kind, []).append(said_word(said) != plain.word(scores[d]))
                 if numbers := re.findall(r"\d\.\d", said):
                     outcomes.setdefault(f"number in it, {kind[10:]}", []).append(float(numbers[0]) != scores[d])
         if band := verdict(explained := ask(EXPLAIN)):

@@ -9,28 +9,35 @@ import numpy as np
 
 from sqllm import DIMENSIONS
 from sqllm.audio.evidence import describe, measure
-from sqllm.corpus.questions import SCALE, Dialogue, draw
+from sqllm.corpus.questions import ASKED, Dialogue, draw
 from sqllm.evaluation import simulated
 from sqllm.evaluation.explanations import explanations
 from sqllm.evaluation.metrics import estimate
+from sqllm.plain import SCALE
+from sqllm.recording import Worst
+
+APART = 0.5  # in mos: of closer clips nobody need say which is better
 
 
 def words(predictor, corpus: Path, clips: int, withheld: bool = False, verbose: bool = False) -> dict:
     """What share of answers agrees with the truth, by task; and `explanations`.
 
-    Yes or no by the first word, a category by its word, "when" by its times. `held_out` wordings are never trained;
-    `withheld` leaves the measured facts out of the prompt.
+    Yes or no by the first word, a category by its word, "when" by its times, a comparison (of clips that are `APART`)
+    by which is better. `held_out` wordings are never trained; `withheld` leaves the measured facts out of the prompt.
     """
     found = simulated.read(corpus, clips)
     right: dict[str, list[bool]] = {}
-    known: dict[bytes, tuple[np.ndarray, str]] = {}
+    known: dict[bytes, Worst] = {}
 
-    def ask(window: np.ndarray, question: str) -> str:
+    def about(window: np.ndarray) -> Worst:
         if (key := window.tobytes()) not in known:
             told = "" if withheld else describe(measure(window))
-            known[key] = predictor.score_windows([window]).mean[0, 0], told
-        mean, told = known[key]
-        said = "".join(predictor.answer(mean, window, None, told, question)).partition(". ")[2]
+            known[key] = Worst(predictor.score_windows([window]).mean[0, 0], window, None, told)
+        return known[key]
+
+    def ask(window: np.ndarray, question: str, other: np.ndarray | None = None) -> str:
+        said = "".join(predictor.answer(about(window), question, other=None if other is None else about(other)))
+        said = said.split(". ", 1 if other is None else 2)[-1]  # without the scores
         if verbose:
             print(f"{question} | {said}")
         return said
@@ -47,6 +54,11 @@ def words(predictor, corpus: Path, clips: int, withheld: bool = False, verbose: 
                 print(f"{clip.index} {d.task} {'' if agreed else 'WRONG '}| {d.answer}")
             if agreed is not None:
                 right.setdefault(f"{d.task}{', held_out' if held_out else ''}", []).append(agreed)
+    for clip, other in zip(found[::2], found[1::2], strict=False):
+        for i, kind in enumerate(("compare", "compare, held_out")):
+            if (apart := clip.mean[0] - other.mean[0]) and abs(apart) >= APART:
+                said = ask(clip.window, ASKED["better"][i][0], other.window)
+                right.setdefault(kind, []).append(said.startswith("The first" if apart > 0 else "The second"))
     return {"tasks": [{"task": task, **estimate(ok)} for task, ok in sorted(right.items())]} | explanations(found, ask)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from sqllm import DIMENSIONS
 from sqllm.model.scoring import encode
+from sqllm.plain import named
 
 INSTRUCTION = "You judge the quality of speech from 1 (bad) to 5 (excellent)."
 AUDIO, REFERENCE = "<|audio|>", "<|reference|>"
@@ -23,7 +24,12 @@ _REST = "<|rest|>"
 
 def known(scores: Mapping[str, float], facts: str, heard: str, listener: str = "") -> str:
     """What is known before a question is answered in words: measured facts, faults (`faults.heard`), scores."""
-    return "\n".join(filter(None, [measured(facts), heard, written(scores), listener.strip()]))
+    return "\n".join(filter(None, [measured(facts), heard, named(scores), listener.strip()]))
+
+
+def both(first: str, second: str) -> str:
+    """What is `known` of two recordings that are compared; the audio is the first one's."""
+    return f"First recording:\n{first}\nSecond recording:\n{second}"
 
 
 def measured(facts: str) -> str:

@@ -23,7 +23,7 @@ from sqllm.corpus.questions import Clip, Dialogue
 from sqllm.faults import phrase
 from sqllm.model import store
 from sqllm.model.branches import Branches, inputs, prefix_ids
-from sqllm.model.prompt import known
+from sqllm.model.prompt import both, known
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 from sqllm.training.data import Clips, Sound
 from sqllm.training.loop import Loss, fit
@@ -58,7 +58,8 @@ class Draw:
     clips: Clips
     batch: int
     checklist: bool  # whether the model names faults before it answers
-    questions: int = 4  # about each clip
+    questions: int = 6  # about each clip
+    compared: float = 0.15  # share of clips that are asked about beside another clip
     paper: float = 0.2  # share of clips that are asked the paper's questions, though their faults are known
     double_ended: float = 0.25
 
@@ -74,25 +75,41 @@ class Draw:
 
     def _about(self, i: int, double: bool, rng: np.random.Generator, profile: Profile | None) -> Asked:
         """Questions about clip i with what is known of it: facts, faults, scores as the panel or a listener gives."""
-        clips, chain = self.clips, self.clips.chain(i)
-        mean = profile.target(clips.mean[i], clips.std[i])[0] if profile else clips.mean[i]
+        chain = self.clips.chain(i)
         ask_paper = chain is None or rng.random() < self.paper
         blind = ask_paper and not profile and rng.random() < BLIND
-        written = mean if blind else np.clip(mean + rng.normal(0, JITTER, 5), 1, 5).round(1)
-        scores = {d: float(s) for d, s in zip(DIMENSIONS, written, strict=True) if np.isfinite(s)}
+        scores = self._scores(i, rng, profile, 0 if blind else JITTER)
         if not scores:  # a listener whose scores follow from ratings that are missing
             return self._about(i, double, rng, None)
-        clip = None if chain is None else Clip(chain, scores, clips.facts(i), rng, False)
-        context = ""
-        if not blind:
-            heard = clip.heard if clip and self.checklist else ""
-            context = known(scores, clips.told(i, rng), heard, profile.words if profile else "")
+        clip = None if chain is None else Clip(chain, scores, self.clips.facts(i), rng, False)
+        context = "" if blind else self._known(i, scores, clip, rng, profile)
         if ask_paper:
             faults = clip and [phrase(name, clip.costs[name]) for name in clip.faults]
             drawn = [paper_tasks.draw(scores, faults, rng, double) for _ in range(self.questions)]
+        elif rng.random() < self.compared and (other := self._other(rng, profile)):
+            context = both(context, self._known(*other, rng, profile))
+            drawn = [questions.compare(clip, other[2]) for _ in range(self.questions)]
         else:
-            drawn = [questions.draw(chain, scores, clips.facts(i), rng) for _ in range(self.questions)]
+            drawn = [questions.draw(chain, scores, self.clips.facts(i), rng) for _ in range(self.questions)]
         return Asked(context, drawn)
+
+    def _scores(self, i: int, rng: np.random.Generator, profile: Profile | None, jitter: float) -> dict[str, float]:
+        clips = self.clips
+        mean = profile.target(clips.mean[i], clips.std[i])[0] if profile else clips.mean[i]
+        told = np.clip(mean + rng.normal(0, jitter, 5), 1, 5).round(1) if jitter else mean
+        return {d: float(s) for d, s in zip(DIMENSIONS, told, strict=True) if np.isfinite(s)}
+
+    def _known(self, i: int, scores: dict, clip: Clip | None, rng, profile: Profile | None) -> str:
+        heard = clip.heard if clip and self.checklist else ""
+        return known(scores, self.clips.told(i, rng), heard, profile.words if profile else "")
+
+    def _other(self, rng: np.random.Generator, profile: Profile | None) -> tuple[int, dict, Clip] | None:
+        """Another clip, if its faults and scores are known."""
+        [i], _ = self.clips.draw(1, rng, 0)
+        chain, scores = self.clips.chain(i), self._scores(i, rng, profile, JITTER)
+        if chain is None or not scores:
+            return None
+        return i, scores, Clip(chain, scores, self.clips.facts(i), rng, False)
 
 
 def pack(model: SpeechQualityLLM, asked: Asked, reference: bool) -> Branches:

@@ -5,7 +5,7 @@ import pytest
 
 from sqllm.corpus import paper_tasks
 from sqllm.corpus.paper_tasks import ASKED, draw
-from sqllm.corpus.questions import TITLES
+from sqllm.plain import NAMES
 
 SCORES = {"mos": 2.3, "noi": 1.4, "col": 3.6, "dis": 4.6, "loud": 2.5}
 WORD = {"noi": "very bad", "col": "good", "dis": "excellent", "loud": "fair"}
@@ -31,7 +31,7 @@ def test_answers_are_true():
         elif d.task == "multi_dim":
             assert numbers == [str(score) for score in SCORES.values()]
         else:
-            dim = next(dim for dim in WORD if TITLES[dim] in d.question)
+            dim = next(dim for dim in WORD if NAMES[dim] in d.question)
             assert str(SCORES[dim]) in numbers or WORD[dim] in d.answer.lower()
             assert d.task != "dim_categ" or WORD[dim] in d.answer.lower()
 

@@ -6,8 +6,9 @@ import pytest
 from sqllm.audio.degrade import KINDS, Impairment
 from sqllm.audio.evidence import describe
 from sqllm.corpus import ratings, simulate
-from sqllm.corpus.questions import ASKED, CHECKS, REMEDIES, SCALE, TASKS, TITLES, Clip, cost, draw
+from sqllm.corpus.questions import ASKED, CHECKS, REMEDIES, TASKS, Clip, cost, draw
 from sqllm.faults import PHRASES, STRENGTH, upto
+from sqllm.plain import NAMES, SCALE
 
 FACTS = dict(level_db=-26.0, activity=0.7, snr_db=45.0, band_low_hz=60.0, band_high_hz=7900.0)
 FACTS |= dict(clipped_pct=0.0, dropouts=[], dropout_pct=0.0)
@@ -103,7 +104,7 @@ def test_held_out_wordings_are_never_trained(corpus):
     assert trained.isdisjoint(held)
 
     def generic(question):
-        for title in TITLES.values():
+        for title in NAMES.values():
             question = question.replace(title, "{title}").replace(title.capitalize(), "{title}")
         return plain(question)
 
@@ -156,8 +157,8 @@ def test_noise_in_a_part_has_its_time():
 def test_categories_are_those_of_the_score():
     assert [upto(x, SCALE) for x in (1.4, 1.5, 2.5, 3.5, 4.5)] == ["very bad", "poor", "fair", "good", "excellent"]
     for d in dialogues(NOISE, NOISY, "category"):
-        title = next(t for t in TITLES.values() if t in d.question)
-        score = round(rate(NOISE)[next(k for k, t in TITLES.items() if t == title)], 1)
+        title = next(t for t in NAMES.values() if t in d.question)
+        score = round(rate(NOISE)[next(k for k, t in NAMES.items() if t == title)], 1)
         assert str(score) in d.answer and upto(score, SCALE) in d.answer.lower()
 
 
