@@ -210,12 +210,13 @@ def ask(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A recording.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help='Such as "what is wrong with it?"')],
     reference: Annotated[str | None, typer.Option(metavar="FILE", help="The clean reference.")] = None,
+    other: Annotated[str | None, typer.Option(metavar="FILE", help="A second recording, to compare with.")] = None,
     model: Model = "embedded",
     profile: Profile = None,
     device: Where = Device.auto,
 ) -> None:
-    """Ask about a recording; the answer comes in words."""
-    for name in filter(None, (file, reference)):
+    """Ask about a recording, or about two; the answer comes in words."""
+    for name in filter(None, (file, reference, other)):
         if "://" not in name and not os.path.isfile(name):
             raise UsageError(f"no such file: {name}")
     _profile(profile)
@@ -225,7 +226,7 @@ def ask(
         from sqllm import Predictor
 
         pieces = Predictor.load(model=model, device=device.value).ask(
-            file, question, reference=reference, profile=profile
+            file, question, reference=reference, profile=profile, other=other
         )
         first = next(iter(pieces), "")
     print(first, end="", flush=True)

@@ -38,6 +38,7 @@ SAMPLES = Path(sqllm.__file__).with_name("samples")
 
 Sound = Annotated[UploadFile, File(description="the recording: WAV, FLAC, MP3, Ogg, ...")]
 Reference = Annotated[UploadFile | None, File(description="its clean reference")]
+Other = Annotated[UploadFile | None, File(description="a second recording, to compare the first one with")]
 Profile = Annotated[str | None, Form(description="score as this listener; /v1/models lists them", examples=["expert"])]
 Explain = Annotated[str, Form(description="never, always or below=SCORE", examples=["below=2.5"])]
 Question = Annotated[str, Form(min_length=1, max_length=500, examples=["what is wrong with it?"])]
@@ -74,12 +75,18 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
         return JSONResponse({"rows": list(map(with_facts, rows))})
 
     @app.post("/v1/ask", dependencies=[key], responses={200: examples.ASK}, response_class=StreamingResponse)
-    async def ask(file: Sound, question: Question, reference: Reference = None, profile: Profile = None):
-        """An answer in words about the worst ten seconds of the recording, as server-sent events: `data` with a piece
-        of text each, at the end an event `done`, or `problem` with a problem document."""
-        profile = known(profile)
+    async def ask(
+        file: Sound, question: Question, reference: Reference = None, profile: Profile = None, other: Other = None
+    ):
+        """An answer in words about the worst ten seconds of the recording, or about them and those of another one, as
+        server-sent events: `data` with a piece of text each, at the end an event `done`, or `problem` with a problem
+        document."""
+        profile, second = known(profile), None
         async with received(file, reference) as recording:
             judgement = await judge.judge(recording, profile)
+        if other is not None and other.filename:
+            async with received(other) as recording:
+                second = (await judge.judge(recording, profile)).worst_of_all
         said = next((f"({row['error_detail']}) " for row in judgement.rows if row["error_code"] == "REFERENCE"), "")
 
         async def events() -> AsyncIterator[str]:
@@ -87,7 +94,7 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
                 yield event({"text": said})
             try:
                 async with in_time(settings.timeout_s):
-                    async for text in judge.words(judgement.worst_of_all, question, profile):
+                    async for text in judge.words(judgement.worst_of_all, question, profile, second):
                         yield event({"text": text})
             except Exception as error:
                 problem = error if isinstance(error, Problem) else Problem(500, "MODEL", "the answer broke off")
@@ -139,7 +146,7 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
 
 
 @asynccontextmanager
-async def received(file: UploadFile, reference: UploadFile | None) -> AsyncIterator[Recording]:
+async def received(file: UploadFile, reference: UploadFile | None = None) -> AsyncIterator[Recording]:
     """The upload as files, for as long as they are needed: nothing of it stays."""
     with _folder() as folder:
         path = await run_in_threadpool(_saved, file, folder / "recording")

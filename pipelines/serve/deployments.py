@@ -18,7 +18,7 @@ from pipelines.serve.meter import Meter, RemoteMeter
 from pipelines.serve.problems import Problem
 from pipelines.serve.settings import Settings
 from sqllm.errors import UsageError
-from sqllm.recording import Chunk, Worst
+from sqllm.recording import Chunk
 
 KEYS = "SQLLM_API_KEYS"  # separated by commas
 TARGET = {"cpu": 8, "cuda": 64}  # pieces of recordings that keep a replica busy; more of them ask for another replica
@@ -79,8 +79,8 @@ class Replica:
     async def score(self, chunk: Chunk, profile: str | None) -> dict:
         return await self.model.score(chunk, profile)
 
-    async def answer(self, worst: Worst, question: str | None, profile: str | None) -> AsyncIterator[str]:
-        async for piece in self.model.answer(worst, question, profile):
+    async def answer(self, *asked) -> AsyncIterator[str]:
+        async for piece in self.model.answer(*asked):
             yield piece
 
 
@@ -97,8 +97,8 @@ class Remote:
     async def score(self, chunk: Chunk, profile: str | None = None) -> dict:
         return await self._result(self.handle.score.remote(chunk, profile))
 
-    async def answer(self, worst: Worst, question: str | None, profile: str | None = None) -> AsyncIterator[str]:
-        response = self.words.answer.remote(worst, question, profile)
+    async def answer(self, *asked) -> AsyncIterator[str]:
+        response = self.words.answer.remote(*asked)
         try:
             async for piece in response:
                 yield piece

@@ -94,9 +94,11 @@ class Judge:
             raise Problem.of_row(judged[0], rows=judged)
         return Judgement(judged, {channel: found for channel, found in worst.items() if found})
 
-    def words(self, worst: Worst, question: str | None, profile: str | None) -> AsyncIterator[str]:
+    def words(
+        self, worst: Worst, question: str | None, profile: str | None, other: Worst | None = None
+    ) -> AsyncIterator[str]:
         """An answer, piece by piece; without a question, an explanation."""
-        return self.model.answer(worst, question, profile)
+        return self.model.answer(worst, question, profile, other)
 
     def _in_time(self):
         return in_time(self.settings.timeout_s)

@@ -54,10 +54,12 @@ class Model:
             self.draining = asyncio.create_task(self._drain())
         return await mine.scores  # given up: the future is cancelled, and passed over
 
-    async def answer(self, worst: Worst, question: str | None, profile: str | None = None) -> AsyncIterator[str]:
-        """Words about a window, piece by piece; an explanation where there is no question."""
+    async def answer(
+        self, worst: Worst, question: str | None, profile: str | None = None, other: Worst | None = None
+    ) -> AsyncIterator[str]:
+        """Words about a window, or about two, piece by piece; an explanation where there is no question."""
         loop = asyncio.get_running_loop()
-        pieces = self.predictor.answer_about(worst, question, profile)
+        pieces = self.predictor.answer_about(worst, question, profile, other)
         while (piece := await loop.run_in_executor(self.thread, next, pieces, None)) is not None:
             yield piece
 

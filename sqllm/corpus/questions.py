@@ -285,7 +285,7 @@ def compare(first: Clip, second: Clip) -> Dialogue:
     d = first.pick(list(NAMES)) if use == "better_in" else "mos"
     question = first.ask(ASKED[use]).format(title=NAMES[d])
     a, b = first.scores[d], second.scores[d]
-    has = [join([clip.phrase(name) for name in clip.faults]) or "no fault" for clip in (first, second)]
+    has = [join([clip.phrase(name) for name in clip.faults] or ["no fault"]) for clip in (first, second)]
     if use == "difference":
         return Dialogue("compare", question, f"The first has {has[0]}, the second has {has[1]}: {a} and {b} overall.")
     if round(abs(a - b), 1) < ALIKE:

@@ -9,6 +9,8 @@ from sqllm.samples import __file__ as samples
 
 def test_every_code_and_score_has_words():
     assert set(plain.CODES) == set(CODES) and set(plain.TITLES) == set(plain.MEANINGS) == set(DIMENSIONS)
+    told = plain.named({"mos": 3.46, "noi": 4.5, "dis": 1.0})
+    assert told == "discontinuity very bad 1.0, overall quality good 3.5, noisiness excellent 4.5."
     assert [plain.word(score) for score in (1.0, 2.0, 3.0, 4.0, 5.0)] == [name for _, name in plain.SCALE]
 
 

@@ -126,6 +126,20 @@ def test_words(predictor, wav):
     assert len(list(predictor.ask(file, "is it noisy?"))) > 1  # a stream
 
 
+def test_two_recordings_are_compared(predictor, wav, monkeypatch, tmp_path):
+    a, b = wav("a.wav", 3), wav("b.wav", 5)
+    told = []
+    monkeypatch.setattr(
+        "sqllm.predictor.answer", lambda model, audio, laid, context, question: told.append(context) or []
+    )
+    scores = ["".join(predictor.ask(file, "which is better?")) for file in (a, b)]
+    assert "".join(predictor.ask(a, "which is better?", other=b)) == "".join(scores)
+    assert told[2] == f"First recording:\n{told[0]}\nSecond recording:\n{told[1]}"
+    soundfile.write(tmp_path / "silence.wav", np.zeros(32000), 16000)
+    with pytest.raises(AudioError, match="SILENT"):
+        list(predictor.ask(a, "which is better?", other=str(tmp_path / "silence.wav")))
+
+
 def test_a_silent_leg_does_not_silence_the_other(predictor, wav):
     file = wav("call.wav", 3, channels=2)
     samples, rate = soundfile.read(file)

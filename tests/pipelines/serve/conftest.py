@@ -39,8 +39,9 @@ class StandIn:
         mean[np.asarray(chunk.speech_s) == 0] = np.nan
         return {"mean": mean, "std": np.full_like(mean, 0.5)}
 
-    def answer_about(self, worst, question, profile=None):
-        for word in (f"mos {worst.mean[0]:.1f}", question or "explained", profile or "panel"):
+    def answer_about(self, worst, question, profile=None, other=None):
+        compared = [worst] if other is None else [worst, other]
+        for word in (*(f"mos {each.mean[0]:.1f}" for each in compared), question or "explained", profile or "panel"):
             time.sleep(self.seconds)
             yield f"{word} "
 

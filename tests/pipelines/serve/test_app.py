@@ -16,10 +16,9 @@ import soundfile
 from sqllm.recording import ROW_FIELDS, recording_id
 
 
-def post(address, path, name="/v1/score", headers=None, reference=None, **form):
-    files = {"file": (path.name, path.read_bytes())}
-    if reference:
-        files["reference"] = (reference.name, reference.read_bytes())
+def post(address, path, name="/v1/score", headers=None, reference=None, other=None, **form):
+    sounds = {"file": path, "reference": reference, "other": other}
+    files = {field: (sound.name, sound.read_bytes()) for field, sound in sounds.items() if sound}
     return requests.post(f"{address}{name}", files=files, data=form, headers=headers, timeout=30)
 
 
@@ -73,6 +72,15 @@ def test_ask_streams_words(endpoint, record, tmp_path):
     *words, last = events(answer)
     assert [data["text"] for _, data in words] == ["mos 1.0 ", "is it noisy? ", "expert "]
     assert last == ("done", {})
+
+
+def test_two_recordings_are_compared(endpoint, record, tmp_path):
+    a, b = record(tmp_path / "a.wav"), record(tmp_path / "b.wav", seconds=3)
+    with endpoint() as (address, _):
+        *words, _ = events(post(address, a, "/v1/ask", other=b, question="which is better?"))
+        (tmp_path / "c.wav").write_text("not audio")
+        problem(post(address, a, "/v1/ask", other=tmp_path / "c.wav", question="which is better?"), 422, "DECODE")
+    assert [data["text"] for _, data in words] == ["mos 1.0 ", "mos 1.0 ", "which is better? ", "panel "]
 
 
 def test_a_reference_that_does_not_fit_is_said(endpoint, record, tmp_path):

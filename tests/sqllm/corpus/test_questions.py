@@ -6,7 +6,7 @@ import pytest
 from sqllm.audio.degrade import KINDS, Impairment
 from sqllm.audio.evidence import describe
 from sqllm.corpus import ratings, simulate
-from sqllm.corpus.questions import ASKED, CHECKS, REMEDIES, TASKS, Clip, cost, draw
+from sqllm.corpus.questions import ASKED, CHECKS, REMEDIES, TASKS, Clip, compare, cost, draw
 from sqllm.faults import PHRASES, STRENGTH, upto
 from sqllm.plain import NAMES, SCALE
 
@@ -198,6 +198,22 @@ def test_worst_fault_comes_first_and_an_inaudible_one_not_at_all():
     assert cost(found, ["mnru"]) < 0.15
     for d in dialogues(chain, FACTS, "explain"):
         assert d.answer.find("clipping") < d.answer.find("noise") and "voice" not in d.answer
+
+
+def test_two_clips_are_compared():
+    rng = np.random.default_rng(3)
+    noisy, clean = (Clip(chain, rate(chain), FACTS, rng, False) for chain in (NOISE, []))
+    for first, second, better in ((noisy, clean, "second"), (clean, noisy, "first")):
+        drawn = [compare(first, second) for _ in range(60)]
+        asked = {d.question.lower().rstrip("?.") for d in drawn}
+        assert any("noisiness" in question for question in asked) and any("differ" in question for question in asked)
+        said = [d.answer for d in drawn if "quality" in d.answer]
+        assert said and all(a.startswith(f"The {better}: overall quality {clean.scores['mos']}") for a in said)
+        assert all("background noise" in a for a in said)
+    assert {compare(clean, clean).answer[:24] for _ in range(60)} <= {
+        "They are about the same:",
+        "The first has no fault, ",
+    }
 
 
 def test_no_sound_is_no_error():

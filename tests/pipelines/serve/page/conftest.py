@@ -40,7 +40,7 @@ class Scorer:
         mean[np.asarray(chunk.speech_s) == 0] = np.nan
         return {"mean": mean, "std": np.full_like(mean, 0.6)}
 
-    def answer_about(self, worst, question, profile=None):
+    def answer_about(self, worst, question, profile=None, other=None):
         self.questions.append(question)
         yield from PIECES[:2]
         if not self.hold.wait(60):
