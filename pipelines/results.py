@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
-from pyarrow import dataset
+from pyarrow import dataset, fs
 
 from sqllm import storage
 from sqllm.errors import UsageError
@@ -44,11 +44,21 @@ class Results:
 
     @cached_property
     def data(self) -> dataset.Dataset:
-        """The rows of this run; those of other models and settings in the same folder are in other partitions."""
-        files, _ = storage.system(self.out)
+        """The rows of this run; those of other models and settings in the same folder are in other partitions.
+
+        Columns that only some of the sources carried are null elsewhere.
+        """
+        files = fs.PyFileSystem(fs.FSSpecHandler(storage.system(self.out)[0]))
         if not self._folders:
             raise UsageError(f"no scores in {self.out} yet: `sqllm show {self.out}` follows a run")
-        return dataset.dataset([dataset.dataset(f, filesystem=files, format="parquet") for f in self._folders])
+        selectors = [fs.FileSelector(folder, recursive=True) for folder in self._folders]
+        found = [dataset.FileSystemDatasetFactory(files, s, dataset.ParquetFileFormat()) for s in selectors]
+        try:
+            schemas = [each.inspect(promote_options="permissive") for each in found]
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            raise UsageError(f"a column that was carried into {self.out} changed its type: {error}") from None
+        return dataset.dataset([each.finish(schema) for each in found])
 
     @cached_property
     def _folders(self) -> list[str]:
