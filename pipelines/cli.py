@@ -211,6 +211,8 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help='Such as "what is wrong with it?"')],
     reference: Annotated[str | None, typer.Option(metavar="FILE", help="The clean reference.")] = None,
     other: Annotated[str | None, typer.Option(metavar="FILE", help="A second recording, to compare with.")] = None,
+    at: Annotated[float | None, typer.Option(metavar="S", min=0, help="About this second, not the worst.")] = None,
+    channel: Annotated[int | None, typer.Option(metavar="N", min=0, help="About this channel.")] = None,
     model: Model = "embedded",
     profile: Profile = None,
     device: Where = Device.auto,
@@ -226,7 +228,7 @@ def ask(
         from sqllm import Predictor
 
         pieces = Predictor.load(model=model, device=device.value).ask(
-            file, question, reference=reference, profile=profile, other=other
+            file, question, reference=reference, profile=profile, other=other, at_s=at, channel=channel
         )
         first = next(iter(pieces), "")
     print(first, end="", flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from sqllm.corpus.shards import Shards
 from sqllm.model.config import ModelConfig
 from sqllm.training import corpora, features
 
 PARTS = 4  # in a block of the dataset
+PAUSE_S = 0.02
 
 
 def prepare(
@@ -81,6 +84,14 @@ class Reader:
         return {"drawn": pickle.dumps(drawn)}
 
 
+class Pause(ExecutionCallback):
+    """Ray Data's own thread in the worker never rests while what was read waits for the training (Ray 2.60): it took a
+    core, and the interpreter's lock, and steps took three times as long."""
+
+    def on_execution_step(self, executor) -> None:
+        time.sleep(PAUSE_S)
+
+
 def ahead(draw: Callable, numbers: Iterable[tuple[int, int, int]], readers: int) -> Iterator:
     """The parts of steps in their order, drawn ahead by so many readers: what `loop.fit` takes as `load`.
 
@@ -92,6 +103,8 @@ def ahead(draw: Callable, numbers: Iterable[tuple[int, int, int]], readers: int)
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    if Pause not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(Pause)
     parts = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / PARTS))
     pool = ActorPoolStrategy(size=readers)
     parts = parts.map(Reader, fn_constructor_args=(draw,), compute=pool, num_cpus=0)

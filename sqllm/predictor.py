@@ -26,7 +26,7 @@ from sqllm.model.config import explained_below
 from sqllm.model.encoder import bucket_length
 from sqllm.model.prompt import EXPLAIN, both, known, written
 from sqllm.model.scoring import moments
-from sqllm.recording import Chunk, Worst, cut, rows, worst_of
+from sqllm.recording import ALL, Chunk, Moment, Worst, cut, rows, worst_of
 
 BATCH = {"cpu": 4, "cuda": 64}  # windows in one pass
 MODES = ("tree", "generate")
@@ -108,30 +108,35 @@ class Predictor:
 
     def ask(
         self, file: Path, question: str, reference: Path | None = None, profile: str | None = None,
-        other: Path | None = None,
+        other: Path | None = None, at_s: float | None = None, channel: int | None = None,
     ) -> Iterator[str]:  # fmt: skip
-        """An answer in words, piece by piece, about the worst window of the recording (of all channels), or about it
-        and that of an `other` recording: the first and the second.
+        """An answer in words, piece by piece, about the worst window of the recording (of all channels, or of
+        `channel`), or the one at the second `at_s`; or about it and the worst of an `other` recording: the first and
+        the second.
 
         It begins with the scores that it stands on. Raises AudioError where there is nothing to judge.
         """
-        worst, problem = self._worst(file, reference, profile)
-        if problem:
-            yield f"({problem.detail}) "
+        worst, unpaired = self._worst(file, reference, profile, Moment(at_s, channel))
+        if unpaired:
+            yield f"({unpaired.detail}) "
         yield from self.answer_about(worst, question, profile, other and self._worst(other, None, profile)[0])
 
-    def _worst(self, file: Path, reference: Path | None, profile: str | None) -> tuple[Worst, AudioError | None]:
+    def _worst(
+        self, file: Path, reference: Path | None, profile: str | None, moment: Moment = ALL
+    ) -> tuple[Worst, AudioError | None]:
         """The worst window; and why it was scored without its reference, if it was."""
-        worst, problem = None, None
+        worst, problem, unpaired = None, None, None
         for chunk in cut(os.fspath(file), reference and os.fspath(reference)):
             if chunk.row and chunk.row["error_code"]:
-                problem = AudioError(chunk.row["error_code"], chunk.row["error_detail"])
+                error = AudioError(chunk.row["error_code"], chunk.row["error_detail"])
                 if chunk.row["status"] == "failed":
-                    raise problem
+                    raise error
+                problem, unpaired = (problem, error) if chunk.row["status"] == "ok" else (error, unpaired)
+            chunk = moment.of(chunk)
             worst = worst_of(chunk, self.score_chunks([chunk], profile)[0]["mean"], worst)
         if worst is None:
-            raise problem
-        return worst, problem if problem and problem.code == "REFERENCE" else None
+            raise problem or moment.missing()
+        return worst, unpaired
 
     # ---- windows
 

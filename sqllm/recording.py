@@ -64,6 +64,30 @@ class Chunk:
         return replace(self, windows=[range(len(window)) for window in self.windows], references=None)
 
 
+class Moment(NamedTuple):
+    """What a question is about, where it is not about all of a recording: a second of it, or one of its channels."""
+
+    at_s: float | None = None
+    channel: int | None = None
+
+    def of(self, chunk: Chunk) -> Chunk:
+        """The chunk, in which no other window counts."""
+        here = [
+            self.channel in (None, chunk.channel) and (self.at_s is None or 0 <= self.at_s - start < len(window) / RATE)
+            for start, window in zip(chunk.starts_s, chunk.windows, strict=True)
+        ]
+        return replace(chunk, speech_s=[s if kept else 0.0 for s, kept in zip(chunk.speech_s, here, strict=True)])
+
+    def missing(self) -> AudioError:
+        """Nothing counted."""
+        at = "" if self.at_s is None else f" at {self.at_s:g} s"
+        where = "" if self.channel is None else f" in channel {self.channel}"
+        return AudioError("SILENT", f"nobody speaks{at}{where}")
+
+
+ALL = Moment()
+
+
 class Worst(NamedTuple):
     """The window of a recording with the lowest mos: what words are about."""
 

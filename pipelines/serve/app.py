@@ -31,6 +31,7 @@ from pipelines.serve.settings import Settings
 from sqllm.corpus.profiles import load_profiles
 from sqllm.errors import UsageError
 from sqllm.model.config import explained_below
+from sqllm.recording import Moment
 
 READY_S = 5.0
 PAGE = Path(__file__).with_name("static")
@@ -39,6 +40,8 @@ SAMPLES = Path(sqllm.__file__).with_name("samples")
 Sound = Annotated[UploadFile, File(description="the recording: WAV, FLAC, MP3, Ogg, ...")]
 Reference = Annotated[UploadFile | None, File(description="its clean reference")]
 Other = Annotated[UploadFile | None, File(description="a second recording, to compare the first one with")]
+At = Annotated[float | None, Form(ge=0, description="a second of the recording to ask about, instead of the worst")]
+Channel = Annotated[int | None, Form(ge=0, description="the channel to ask about; else the worst of all")]
 Profile = Annotated[str | None, Form(description="score as this listener; /v1/models lists them", examples=["expert"])]
 Explain = Annotated[str, Form(description="never, always or below=SCORE", examples=["below=2.5"])]
 Question = Annotated[str, Form(min_length=1, max_length=500, examples=["what is wrong with it?"])]
@@ -76,25 +79,25 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
 
     @app.post("/v1/ask", dependencies=[key], responses={200: examples.ASK}, response_class=StreamingResponse)
     async def ask(
-        file: Sound, question: Question, reference: Reference = None, profile: Profile = None, other: Other = None
-    ):
-        """An answer in words about the worst ten seconds of the recording, or about them and those of another one, as
-        server-sent events: `data` with a piece of text each, at the end an event `done`, or `problem` with a problem
-        document."""
+        file: Sound, question: Question, reference: Reference = None, profile: Profile = None, other: Other = None,
+        at_s: At = None, channel: Channel = None,
+    ):  # fmt: skip
+        """An answer in words about the worst ten seconds of the recording (or those at `at_s`), or about them and the
+        worst of another one, as server-sent events: `data` with a piece of text each, at the end an event `done`, or
+        `problem` with a problem document."""
         profile, second = known(profile), None
         async with received(file, reference) as recording:
-            judgement = await judge.judge(recording, profile)
+            worst, unpaired = await judge.worst(recording, profile, Moment(at_s, channel))
         if other is not None and other.filename:
             async with received(other) as recording:
-                second = (await judge.judge(recording, profile)).worst_of_all
-        said = next((f"({row['error_detail']}) " for row in judgement.rows if row["error_code"] == "REFERENCE"), "")
+                second, _ = await judge.worst(recording, profile)
 
         async def events() -> AsyncIterator[str]:
-            if said:
-                yield event({"text": said})
+            if unpaired:
+                yield event({"text": f"({unpaired}) "})
             try:
                 async with in_time(settings.timeout_s):
-                    async for text in judge.words(judgement.worst_of_all, question, profile, second):
+                    async for text in judge.words(worst, question, profile, second):
                         yield event({"text": text})
             except Exception as error:
                 problem = error if isinstance(error, Problem) else Problem(500, "MODEL", "the answer broke off")

@@ -21,7 +21,7 @@ from pipelines.serve.settings import Settings
 from sqllm.audio.io import open_sound
 from sqllm.errors import AudioError
 from sqllm.model.config import explained_below
-from sqllm.recording import Chunk, Worst, cut, recording_id, rows, worst_of
+from sqllm.recording import ALL, Chunk, Moment, Worst, cut, recording_id, rows, worst_of
 
 PIECE = 8  # windows in one call of the model: a long recording lets short ones pass
 AHEAD = 3  # pieces of one recording under way at a time
@@ -51,10 +51,6 @@ class Recording:
 class Judgement:
     rows: list[dict]
     worst: dict[int, Worst] = field(default_factory=dict)  # of each channel that has a score
-
-    @property
-    def worst_of_all(self) -> Worst:
-        return min(self.worst.values(), key=lambda worst: worst.mean[0])
 
 
 class Judge:
@@ -94,6 +90,28 @@ class Judge:
             raise Problem.of_row(judged[0], rows=judged)
         return Judgement(judged, {channel: found for channel, found in worst.items() if found})
 
+    async def worst(self, recording: Recording, profile: str | None, moment: Moment = ALL) -> tuple[Worst, str | None]:
+        """The worst window, and why it was scored without its reference, if it was. Problem where there is none."""
+        worst, unpaired, missing = None, None, moment.missing()
+        async with self._in_time(), aclosing(self._scored(recording, profile, moment)) as pieces:
+            async for chunk, scores in pieces:
+                if "error" in scores:
+                    raise Problem.of_error(AudioError("MODEL", scores["error"]))
+                if "mean" in scores:
+                    worst = worst_of(chunk, scores["mean"], worst)
+                if not (chunk.row and chunk.row["error_code"]):
+                    continue
+                row = recording.named(chunk.row)
+                if row["status"] == "failed":
+                    raise Problem.of_row(row)
+                if row["status"] == "ok":
+                    unpaired = row["error_detail"]
+                else:
+                    missing = AudioError(row["error_code"], row["error_detail"])
+        if worst is None:
+            raise Problem.of_error(missing)
+        return worst, unpaired
+
     def words(
         self, worst: Worst, question: str | None, profile: str | None, other: Worst | None = None
     ) -> AsyncIterator[str]:
@@ -103,13 +121,15 @@ class Judge:
     def _in_time(self):
         return in_time(self.settings.timeout_s)
 
-    async def _scored(self, recording: Recording, profile: str | None) -> AsyncIterator[tuple[Chunk, dict]]:
+    async def _scored(
+        self, recording: Recording, profile: str | None, moment: Moment = ALL
+    ) -> AsyncIterator[tuple[Chunk, dict]]:
         """Pieces with their scores, in order, while the next ones are decoded and scored."""
         waiting: deque[tuple[Chunk, asyncio.Task]] = deque()
         try:
             async with aclosing(self._cut(recording)) as chunks:
                 async for chunk in chunks:
-                    for piece in pieces(chunk):
+                    for piece in pieces(moment.of(chunk)):
                         if len(waiting) == AHEAD:
                             yield waiting[0][0], await waiting[0][1]
                             waiting.popleft()

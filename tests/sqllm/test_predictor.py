@@ -126,6 +126,19 @@ def test_words(predictor, wav):
     assert len(list(predictor.ask(file, "is it noisy?"))) > 1  # a stream
 
 
+def test_a_moment_or_a_channel_is_asked_about(predictor, wav):
+    file = wav("call.wav", 25, channels=2)
+    rows = predictor.score(file)
+    for row in rows:
+        for window in row["windows"][:2]:  # the third begins before the second ends
+            said = "".join(predictor.ask(file, "?", at_s=window["start_s"] + 2, channel=row["channel"]))
+            assert said.startswith(f"mos {window['mos']:.1f}, noi {window['noi']:.1f}")
+    worst = min(rows[1]["windows"], key=lambda window: window["mos"])
+    assert "".join(predictor.ask(file, "?", channel=1)).startswith(f"mos {worst['mos']:.1f}, noi {worst['noi']:.1f}")
+    with pytest.raises(AudioError, match="nobody speaks at 30 s"):
+        list(predictor.ask(file, "?", at_s=30))
+
+
 def test_two_recordings_are_compared(predictor, wav, monkeypatch, tmp_path):
     a, b = wav("a.wav", 3), wav("b.wav", 5)
     told = []

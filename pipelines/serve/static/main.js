@@ -139,27 +139,31 @@ async function score() {
   now.rows = rows;
   const scored = rows.filter(({ status }) => status === "ok");
   const worst = scored.length ? scored.reduce((a, b) => (b.mos < a.mos ? b : a)) : rows[0];
-  for (const row of scored) delete row.explanation; // it takes longer than all the scores
+  for (const row of scored) delete row.explanation; // it is asked for when somebody sees it
   now.leg ??= worst.channel ?? 0;
   $("talk").hidden = !scored.length;
   show();
   const heard = scored.map((row) => `${rows.length > 1 ? `${legName(row.channel, rows.length)}: ` : ""}${points(row.mos)} of 5, ${word(row.mos)}`);
   if ($("recording").getBoundingClientRect().top > innerHeight / 2) $("recording").scrollIntoView(); // on a phone
   say(heard.length ? `Scored. ${heard.join("; ")}.` : "There was nothing to score.");
-  if (scored.length) explain(server.form({ ...asked, explain: "always" }), signal);
 }
 
-async function explain(form, signal) {
-  let told = [];
+// The worst of a channel in words, once.
+async function explain(row, signal) {
+  if (row.status !== "ok" || "explanation" in row) return;
+  row.explanation = undefined;
   try {
-    told = await server.score(form, signal);
+    let text = "";
+    for await (const piece of server.ask(question(QUESTIONS[0], row, row.worst_start_s), signal)) text += piece;
+    row.explanation = text;
   } catch (error) {
-    if (error.name === "AbortError") return;
+    row.explanation = null;
   }
-  if (signal.aborted) return;
-  for (const row of now.rows) row.explanation ??= told.find(({ channel }) => channel === row.channel)?.explanation ?? null;
-  showWords(shown());
+  if (!signal.aborted && row === shown()) showWords(row);
 }
+
+const question = (text, { channel }, at_s) =>
+  server.form({ file: now.file, question: text, reference: now.reference, profile: $("profile").value, channel, at_s });
 
 // ---- showing it
 
@@ -177,6 +181,7 @@ function show() {
   picture.show({ row, leg: now.leg, dim: now.dim });
   $("length").textContent = row.duration_s ? `${clock(row.duration_s)} long, ${clock(row.speech_s ?? 0)} of speech` : "";
   showPlayer();
+  explain(row, now.work.signal);
 }
 
 const shown = () => now.rows.find(({ channel }) => (channel ?? 0) === now.leg);
@@ -188,7 +193,10 @@ function showPlayer() {
   $("no-picture").hidden = !row || !$("no-picture").textContent; // where it has no score either, that was said
   $("gap-key").hidden = !row?.evidence?.dropouts?.length;
   $("play-worst").hidden = row?.status !== "ok";
-  $("play-worst").textContent = `Play the worst moment, ${clock(row?.worst_start_s ?? 0)}`;
+  const worst = clock(row?.worst_start_s ?? 0);
+  $("play-worst").textContent = `Play the worst moment, ${worst}`;
+  $("about").hidden = !(row?.windows?.length > 1);
+  $("about-worst").textContent = `the worst moment, ${worst}`;
   showClock();
 }
 
@@ -214,6 +222,7 @@ function showClock() {
   $("play").textContent = paused ? "Play" : "Pause";
   $("clock").textContent = picture.seconds ? `${clock(currentTime)} / ${clock(picture.seconds)}` : "";
   picture.at(currentTime);
+  $("about-here").textContent = `where it plays, ${clock(currentTime)}`;
 }
 
 function follow() {
@@ -294,30 +303,32 @@ function showRecording(on) {
 
 // ---- asking
 
-$("suggestions").append(...QUESTIONS.map((question) => {
-  const button = element("button", { type: "button", className: "chip" }, question);
-  button.addEventListener("click", () => ask(question));
+$("suggestions").append(...QUESTIONS.map((text) => {
+  const button = element("button", { type: "button", className: "chip" }, text);
+  button.addEventListener("click", () => ask(text));
   return button;
 }));
 
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  const question = $("question").value.trim();
+  const text = $("question").value.trim();
   $("question").value = "";
-  if (question) ask(question);
+  if (text) ask(text);
 });
 
-async function ask(question) {
+async function ask(text) {
   complain(null);
+  const here = !$("about").hidden && $("here").checked;
+  const at = here ? $("audio").currentTime : shown().worst_start_s;
   const answer = element("p", { className: "busy" });
-  const item = element("li", { ariaBusy: "true" }, element("h3", {}, question), answer);
+  const item = element("li", { ariaBusy: "true" }, element("h3", {}, here ? `${text} At ${clock(at)}` : text), answer);
   $("answers").prepend(item);
-  const form = server.form({ file: now.file, question, reference: now.reference, profile: $("profile").value });
+  const form = question(text, shown(), at);
   const answered = await guarded(async () => {
-    let text = "";
-    for await (const piece of server.ask(form, now.work.signal)) answer.textContent = plainly((text += piece));
+    let said = "";
+    for await (const piece of server.ask(form, now.work.signal)) answer.textContent = plainly((said += piece));
     return true;
-  }, () => ask(question));
+  }, () => ask(text));
   answer.classList.remove("busy");
   item.ariaBusy = "false";
   if (!answered && !answer.textContent) item.remove();

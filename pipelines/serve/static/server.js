@@ -39,7 +39,7 @@ export async function* ask(form, signal) {
 
 export function form(fields) {
   const data = new FormData();
-  for (const [name, value] of Object.entries(fields)) if (value) data.append(name, value);
+  for (const [name, value] of Object.entries(fields)) if (value != null && value !== "") data.append(name, value);
   return data;
 }
 

@@ -74,6 +74,17 @@ def test_ask_streams_words(endpoint, record, tmp_path):
     assert last == ("done", {})
 
 
+def test_a_moment_or_a_channel_is_asked_about(endpoint, record, tmp_path, stand_in):
+    a, call = record(tmp_path / "a.wav", seconds=25), record(tmp_path / "call.wav", seconds=3, channels=2)
+    with endpoint(stand_in) as (address, _):
+        [(_, first), *_] = events(post(address, a, "/v1/ask", question="?", at_s=12))
+        assert first["text"] == "mos 2.0 "
+        assert post(address, call, "/v1/ask", question="?", channel=1).ok
+        told = problem(post(address, a, "/v1/ask", question="?", at_s=99, channel=0), 422, "SILENT")
+        assert told["detail"] == "nobody speaks at 99 s in channel 0"
+        problem(post(address, a, "/v1/ask", question="?", channel=-1), 422, "INVALID")
+
+
 def test_two_recordings_are_compared(endpoint, record, tmp_path):
     a, b = record(tmp_path / "a.wav"), record(tmp_path / "b.wav", seconds=3)
     with endpoint() as (address, _):

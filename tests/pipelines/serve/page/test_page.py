@@ -151,6 +151,21 @@ def test_answers_come_word_by_word(page, scorer):
     assert said(page) == "The model failed: the answer broke off."
 
 
+def test_the_moment_that_plays_can_be_asked_about(page, speech_file, scorer):
+    [row] = choose(page, speech_file(seconds=25))
+    scored(page)
+    assert page.get_by_role("radio", name=f"the worst moment, 0:{int(row['worst_start_s']):02}").is_checked()
+    page.locator("#plot").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.get_by_role("radio", name="where it plays, 0:03").check(force=True)
+    with page.expect_request("**/v1/ask") as asked:
+        page.get_by_role("button", name="Is there an echo?").click()
+    page.get_by_role("heading", name="Is there an echo? At 0:03").wait_for()
+    sent = re.findall(r'name="(at_s|channel)"\s+(\S+)', asked.value.post_data_buffer.decode("latin1"))
+    assert dict(sent) == {"at_s": "3", "channel": "0"}
+
+
 def test_a_bad_file_is_explained_and_the_next_one_works(page, tmp_path, speech_file):
     (tmp_path / "letter.wav").write_bytes(b"Dear all, this is no sound.")
     choose(page, tmp_path / "letter.wav")
