@@ -196,7 +196,7 @@ function showPlayer() {
   const worst = clock(row?.worst_start_s ?? 0);
   $("play-worst").textContent = `Play the worst moment, ${worst}`;
   $("about").hidden = !(row?.windows?.length > 1);
-  $("about-worst").textContent = `the worst moment, ${worst}`;
+  $("about-worst").textContent = `The worst moment, ${worst}`;
   showClock();
 }
 
@@ -222,7 +222,7 @@ function showClock() {
   $("play").textContent = paused ? "Play" : "Pause";
   $("clock").textContent = picture.seconds ? `${clock(currentTime)} / ${clock(picture.seconds)}` : "";
   picture.at(currentTime);
-  $("about-here").textContent = `where it plays, ${clock(currentTime)}`;
+  $("about-here").textContent = `Where it plays, ${clock(currentTime)}`;
 }
 
 function follow() {

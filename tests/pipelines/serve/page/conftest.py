@@ -25,7 +25,7 @@ class Scorer:
     model = SimpleNamespace(device="cpu")
 
     def __init__(self):
-        self.heard, self.questions = None, []
+        self.heard, self.questions, self.told = None, [], []
         self.hold = threading.Event()  # answers stop half-way until it is set
         self.hold.set()
 
@@ -42,6 +42,7 @@ class Scorer:
 
     def answer_about(self, worst, question, profile=None, other=None):
         self.questions.append(question)
+        self.told.append(worst.mean[0])
         yield from PIECES[:2]
         if not self.hold.wait(60):
             raise TimeoutError
