@@ -132,6 +132,19 @@ def test_the_tokens_that_are_trained_are_those_that_are_generated(corpus, base_m
     assert packed.answered[-1][1] == model.tokenizer.eos_token_id
 
 
+def test_two_clips_are_asked_about_with_what_is_known_of_both(corpus, base_model):
+    clips = prepared(corpus, base_model)["train"]
+    draw = words.Draw(clips, 2, checklist=True, compared=1.0, paper=0.0)
+    for about in draw.asked(range(len(clips)), False, np.random.default_rng(0)):
+        one, two = about.context.split("Second recording:\n")
+        for known in (one.removeprefix("First recording:\n"), two):
+            assert "overall quality" in known and "Heard: " in known
+        assert {d.task for d in about.dialogues} == {"compare"}
+    draw = words.Draw(clips, 2, checklist=True, compared=0.0, paper=0.0)
+    for about in draw.asked(range(len(clips)), False, np.random.default_rng(0)):
+        assert "First" not in about.context and "compare" not in {d.task for d in about.dialogues}
+
+
 def test_panel_mos_knows_level():
     rows = [{"mos": 3.0, "distillmos": d, "pesq": p, "severities": s} for d, p, s in
             ((4.0, 3.0, {}), (4.0, 2.9, {"quiet": 3.0}), (2.0, None, {}))]  # fmt: skip
