@@ -17,7 +17,7 @@ class Scorer(PythonModel):
     def load_context(self, context) -> None:
         self.predictor = Predictor.load(context.artifacts["model"])
 
-    def predict(self, context, model_input, params=None) -> pd.DataFrame:
+    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
         if not isinstance(model_input, pd.DataFrame):
             model_input = pd.DataFrame({"uri": model_input})
         references = None

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,12 +65,10 @@ class Run:
         """A model directory, as something that `mlflow.pyfunc.load_model` loads and that scores files."""
         if self._mlflow and not self._failed:
             code = str(Path(__file__).with_name("pyfunc.py"))
-            with warnings.catch_warnings():  # it would have type hints, which tie a model to one kind of input
-                warnings.simplefilter("ignore", UserWarning)
-                self._try(
-                    self._mlflow.pyfunc.log_model, name="model", python_model=code, artifacts={"model": str(directory)},
-                    pip_requirements=["sqllm"],
-                )  # fmt: skip
+            self._try(
+                self._mlflow.pyfunc.log_model, name="model", python_model=code, artifacts={"model": str(directory)},
+                pip_requirements=["sqllm"],
+            )  # fmt: skip
 
     def _call(self, name: str, *args, **options) -> None:
         if self._mlflow and not self._failed:
