@@ -59,8 +59,8 @@ def test_what_is_heard_clip_by_clip_is_what_the_predictor_scores(predictor, corp
 
 
 def test_a_closing_sentence_has_its_place_on_the_scale():
-    assert controls.verdict("Clear hiss. Words will be lost.") == (1.0, 1.7)
-    assert controls.verdict("It hardly matters to a listener.") == (4.0, 5.0) and controls.verdict("Hiss.") is None
+    assert controls.verdict("Clear hiss. Words will be lost.") == (1.0, 1.5)
+    assert controls.verdict("It hardly matters to a listener.") == (4.5, 5.0) and controls.verdict("Hiss.") is None
     assert controls.said_word("Very bad: 1.2.") == "very bad" and controls.said_word("3.1") is None
 
 
