@@ -18,7 +18,7 @@ from torch import Tensor
 from sqllm import DIMENSIONS
 from sqllm.audio.draw import in_turn, kept, next_draw, standard_error
 from sqllm.corpus.profiles import load_profiles
-from sqllm.errors import AudioError, UsageError
+from sqllm.errors import UsageError
 from sqllm.faults import heard
 from sqllm.model import checklist, store
 from sqllm.model.answering import answer, generate_scores
@@ -26,7 +26,7 @@ from sqllm.model.config import explained_below
 from sqllm.model.encoder import bucket_length
 from sqllm.model.prompt import EXPLAIN, both, known, written
 from sqllm.model.scoring import moments
-from sqllm.recording import ALL, Chunk, Moment, Worst, cut, rows, worst_of
+from sqllm.recording import ALL, Chunk, Moment, Search, Worst, cut, rows, worst_of
 
 BATCH = {"cpu": 4, "cuda": 64}  # windows in one pass
 MODES = ("tree", "generate")
@@ -118,25 +118,16 @@ class Predictor:
         """
         worst, unpaired = self._worst(file, reference, profile, Moment(at_s, channel))
         if unpaired:
-            yield f"({unpaired.detail}) "
+            yield f"({unpaired}) "
         yield from self.answer_about(worst, question, profile, other and self._worst(other, None, profile)[0])
 
     def _worst(
         self, file: Path, reference: Path | None, profile: str | None, moment: Moment = ALL
-    ) -> tuple[Worst, AudioError | None]:
-        """The worst window; and why it was scored without its reference, if it was."""
-        worst, problem, unpaired = None, None, None
-        for chunk in cut(os.fspath(file), reference and os.fspath(reference)):
-            if chunk.row and chunk.row["error_code"]:
-                error = AudioError(chunk.row["error_code"], chunk.row["error_detail"])
-                if chunk.row["status"] == "failed":
-                    raise error
-                problem, unpaired = (problem, error) if chunk.row["status"] == "ok" else (error, unpaired)
-            chunk = moment.of(chunk)
-            worst = worst_of(chunk, self.score_chunks([chunk], profile)[0]["mean"], worst)
-        if worst is None:
-            raise problem or moment.missing()
-        return worst, unpaired
+    ) -> tuple[Worst, str | None]:
+        search = Search(moment)
+        for chunk in map(moment.of, cut(os.fspath(file), reference and os.fspath(reference))):
+            search.take(chunk, self.score_chunks([chunk], profile)[0]["mean"])
+        return search.found()
 
     # ---- windows
 

@@ -105,6 +105,36 @@ def worst_of(chunk: Chunk, mean: np.ndarray, worst: Worst | None = None) -> Wors
     return worst
 
 
+@dataclass
+class Search:
+    """For what a question is about: it takes the chunks of a recording, in order, and keeps the worst window."""
+
+    moment: Moment = ALL
+    worst: Worst | None = None
+    unpaired: str | None = None  # why the reference is not used
+    skipped: AudioError | None = None  # why a channel has no score
+
+    def take(self, chunk: Chunk, mean: np.ndarray | None) -> None:
+        """`mean`: [n, 5], or None where no window counts. AudioError where the recording fails."""
+        if mean is not None:
+            self.worst = worst_of(chunk, mean, self.worst)
+        if not (chunk.row and chunk.row["error_code"]):
+            return
+        error = AudioError(chunk.row["error_code"], chunk.row["error_detail"])
+        if chunk.row["status"] == "failed":
+            raise error
+        if chunk.row["status"] == "ok":
+            self.unpaired = error.detail
+        else:
+            self.skipped = error
+
+    def found(self) -> tuple[Worst, str | None]:
+        """The worst window, and why it was scored without its reference, if it was. AudioError where there is none."""
+        if self.worst is None:
+            raise self.skipped or self.moment.missing()
+        return self.worst, self.unpaired
+
+
 def recording_id(uri: str) -> int:
     """A signed 64-bit id that depends on the URI alone."""
     return int.from_bytes(hashlib.blake2b(uri.encode("utf-8", "surrogateescape"), digest_size=8).digest(), signed=True)

@@ -21,7 +21,7 @@ from pipelines.serve.settings import Settings
 from sqllm.audio.io import open_sound
 from sqllm.errors import AudioError
 from sqllm.model.config import explained_below
-from sqllm.recording import ALL, Chunk, Moment, Worst, cut, recording_id, rows, worst_of
+from sqllm.recording import ALL, Chunk, Moment, Search, Worst, cut, recording_id, rows, worst_of
 
 PIECE = 8  # windows in one call of the model: a long recording lets short ones pass
 AHEAD = 3  # pieces of one recording under way at a time
@@ -91,26 +91,19 @@ class Judge:
         return Judgement(judged, {channel: found for channel, found in worst.items() if found})
 
     async def worst(self, recording: Recording, profile: str | None, moment: Moment = ALL) -> tuple[Worst, str | None]:
-        """The worst window, and why it was scored without its reference, if it was. Problem where there is none."""
-        worst, unpaired, missing = None, None, moment.missing()
-        async with self._in_time(), aclosing(self._scored(recording, profile, moment)) as pieces:
-            async for chunk, scores in pieces:
-                if "error" in scores:
-                    raise Problem.of_error(AudioError("MODEL", scores["error"]))
-                if "mean" in scores:
-                    worst = worst_of(chunk, scores["mean"], worst)
-                if not (chunk.row and chunk.row["error_code"]):
-                    continue
-                row = recording.named(chunk.row)
-                if row["status"] == "failed":
-                    raise Problem.of_row(row)
-                if row["status"] == "ok":
-                    unpaired = row["error_detail"]
-                else:
-                    missing = AudioError(row["error_code"], row["error_detail"])
-        if worst is None:
-            raise Problem.of_error(missing)
-        return worst, unpaired
+        """`Search.found`. Problem where that is nothing, or it takes too long."""
+        search = Search(moment)
+        try:
+            async with self._in_time(), aclosing(self._scored(recording, profile, moment)) as pieces:
+                async for chunk, scores in pieces:
+                    if "error" in scores:
+                        raise AudioError("MODEL", scores["error"])
+                    search.take(chunk, scores.get("mean"))
+            worst, unpaired = search.found()
+            return worst, unpaired and recording.named({"error_detail": unpaired})["error_detail"]
+        except AudioError as error:
+            row = recording.named({"error_code": error.code, "error_detail": error.detail})
+            raise Problem.of_row(row) from None
 
     def words(
         self, worst: Worst, question: str | None, profile: str | None, other: Worst | None = None

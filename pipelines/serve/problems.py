@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from sqllm.errors import AudioError, UsageError
+from sqllm.errors import UsageError
 
 MEDIA_TYPE = "application/problem+json"
 # Of what is wrong with the request; the codes of a recording are `sqllm.errors.CODES`.
@@ -39,10 +39,6 @@ class Problem(HTTPException):
         """What a row without scores says."""
         code = row["error_code"]
         return cls(STATUS.get(code, 422), code, row["error_detail"], **extra)
-
-    @classmethod
-    def of_error(cls, error: AudioError) -> Problem:
-        return cls.of_row({"error_code": error.code, "error_detail": error.detail})
 
     def document(self) -> dict:
         title = TITLES.get(self.code, "The recording cannot be scored")

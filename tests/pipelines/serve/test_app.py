@@ -102,6 +102,10 @@ def test_a_reference_that_does_not_fit_is_said(endpoint, record, tmp_path):
         answer = post(address, a, "/v1/ask", reference=b, question="?")
     assert row["status"] == "ok" and row["error_code"] == "REFERENCE" and row["reference_uri"] == "b.wav"
     assert "without the reference" in next(events(answer))[1]["text"]
+    b.write_text("not audio")
+    with endpoint() as (address, _):
+        said = next(events(post(address, a, "/v1/ask", reference=b, question="?")))[1]["text"]
+    assert "without the reference" in said and tempfile.gettempdir() not in said
 
 
 def test_models_health_and_docs(endpoint):
