@@ -85,8 +85,8 @@ class Reader:
 
 
 class Pause(ExecutionCallback):
-    """Ray Data's own thread in the worker never rests while what was read waits for the training (Ray 2.60): it took a
-    core, and the interpreter's lock, and steps took three times as long."""
+    """Where readers are ahead until the store is full, Ray Data's own thread in the worker asks without rest whether it
+    still is (Ray 2.60): it took most of a core, and the interpreter's lock, and steps took three times as long."""
 
     def on_execution_step(self, executor) -> None:
         time.sleep(PAUSE_S)
