@@ -99,7 +99,7 @@ def train(
     shards, key = [Shards.open(place) for place in places], features.features_key(config, bases)
     out.mkdir(parents=True, exist_ok=True)
     missing = [(each, name) for each in shards for name in features.missing(each, key)]
-    encoder = features.load_encoder(config, bases) if missing else None
+    encoder = features.load_encoder(config, bases, device) if missing else None
     for each, name in missing:
         features.prepare_shard(encoder, each, name, key)
     return store.save(learn(shards, config, bases, out, settings, device), out, bases)

@@ -44,7 +44,8 @@ def encode(encoder: AudioEncoder, x: np.ndarray) -> Tensor:
     """Pooled features [layers, tokens, width] of one window, float32 [n]."""
     padded = torch.zeros(1, bucket_length(len(x)))
     padded[0, : len(x)] = torch.from_numpy(x)
-    return encoder(padded, torch.tensor([len(x)]))[0]
+    device = next(encoder.parameters()).device
+    return encoder(padded.to(device), torch.tensor([len(x)], device=device))[0].cpu()
 
 
 def laid(reference: np.ndarray, another: Callable[[], np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -60,10 +61,10 @@ def missing(shards: Shards, key: str | None) -> list[str]:
     return [name for name in shards.names() if key and features_name(name, key) not in there]
 
 
-def load_encoder(config: ModelConfig, bases: Path | None) -> AudioEncoder:
+def load_encoder(config: ModelConfig, bases: Path | None, device: str = "cpu") -> AudioEncoder:
     encoder = store.load_encoder(config, bases).eval()
     encoder.model.to(torch.bfloat16)
-    return encoder
+    return encoder.to(device)
 
 
 def prepare_shard(encoder: AudioEncoder, shards: Shards, name: str, key: str) -> None:
