@@ -211,10 +211,11 @@ class Predictor:
 
     def _features(self, windows: Sequence[np.ndarray]) -> Tensor:
         lengths = torch.tensor([len(w) for w in windows])
-        x = np.zeros((len(windows), bucket_length(int(lengths.max()))), np.float32)
+        x = np.zeros((len(windows), bucket_length(int(lengths.max()))), np.int16)
         for row, window in zip(x, windows, strict=True):
-            row[: len(window)] = window / np.float32(32768)
-        return self.model.features(torch.from_numpy(x), lengths)
+            row[: len(window)] = window
+        # on the CPU this division took a quarter of an H200's time
+        return self.model.features(torch.from_numpy(x).to(self.model.device).float() / 32768, lengths)
 
     # ---- words
 

@@ -45,7 +45,7 @@ def launched(tmp_path_factory):
     config["available_node_types"]["ray.head.default"] = config["available_node_types"].pop("head")
     nothing_to_set_up = {"disable_node_updaters": True, "disable_launch_config_check": True, "use_node_id_as_ip": True}
     config["provider"] = {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{gcs}"} | nothing_to_set_up
-    config |= {"docker": {}, "head_node_type": "ray.head.default", "file_mounts": {}, "idle_timeout_minutes": 0.2}
+    config |= {"docker": {}, "head_node_type": "ray.head.default", "file_mounts": {}}
     (folder / "config.json").write_text(json.dumps(config))
     command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=0", f"--port={gcs}"]
     command += [
