@@ -23,7 +23,7 @@ def pair(tmp_path):
 def test_noise_costs_points(pair, name):
     for package in peers.PACKAGES[name]:
         if not peers.find_spec(package):
-            pytest.skip(f"no {package}")
+            pytest.skip(f"no {package}: pip install '.[peers]', and distillmos without its dependencies")
     noisy, clean = pair
     measure = peers.Peers([name])
     [a, *_], [b, *_] = measure.rate(noisy, clean), measure.rate(clean, clean)

@@ -195,7 +195,6 @@ def test_half_precision_scores_about_the_same(config, tmp_path):
 @pytest.mark.parametrize("score_layers", [None, 2])
 @torch.no_grad()
 def test_nf4(config, speech, tmp_path, score_layers):
-    pytest.importorskip("bitsandbytes")
     model = trained(config(language_model="llama3", quantization="nf4", score_layers=score_layers))
     assert "Linear4bit" in {type(m).__name__ for m in model.modules()}
     expected = scores(model)

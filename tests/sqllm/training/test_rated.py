@@ -126,7 +126,6 @@ def test_encoder_projector_and_all_lora_layers_learn_together(clips, model):
 
 @pytest.mark.timeout(120)
 def test_the_papers_model_learns_and_scores(nisqa, bases, config, tmp_path, capsys):
-    pytest.importorskip("bitsandbytes")
     small = {"encoder": str(bases / "ast"), "language_model": str(bases / "llama3"), "audio_tokens": 8}
     replace(PRESETS["paper"], **small).save(tmp_path)
     settings = Settings.of("paper", steps=6, batch=2, lr=3e-3)
