@@ -94,7 +94,7 @@ def run(model: str = "embedded", device: str = "auto", dtype: str = "auto", thre
     ):
         predictor.mode = mode
         s = seconds_per_window(predictor, windows, paired)
-        table.add_row(name, f"{1000 * s:.0f}", f"{1 / s:.2f}", f"{WINDOW_S / s:.1f}")
+        table.add_row(name, f"{1000 * s:.3g}", f"{1 / s:.2f}", f"{WINDOW_S / s:.1f}")
     console.print(table)
     s = seconds_per_call()
     console.print(

@@ -129,8 +129,11 @@ def run(preset: str, device: str = "auto") -> None:
     batches = sorted({settings.batch, BATCH[device]})
     most, per_window, trained = peak(device), None, {}
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    console.print(f"{preset} with random weights on {where}; products of matrices: {most / 1e12:.2f} TFLOPS at most")
-    table = Table("of 10 s windows", "weights", "batch", "ms", "windows/s", "x real time", "of peak")
+    console.print(
+        f"{preset} with random weights on {where}; products of matrices: {most / 1e12:.2f} TFLOPS at most",
+        soft_wrap=True,
+    )
+    table = Table("of 10 s windows", "weights", "batch", "ms", "windows/s", "x real time", "of peak", pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
     for quantization in (None, "nf4"):
