@@ -23,7 +23,8 @@ import ray
 from pipelines import manifest, metrics, resume
 from pipelines.cluster import CUT_CPUS, Pool, start_ray
 from pipelines.journal import Journal
-from pipelines.sink import Sink, commit, only_writer, row_schema
+from pipelines.lease import only_writer
+from pipelines.sink import Sink, commit, row_schema
 from pipelines.stages import Part, Scorer, cut_recordings, joined, rows_of, unpacked
 from pipelines.summary import Totals, write_summary
 from sqllm import storage
@@ -84,16 +85,16 @@ def score(
     `out` is a folder or a URI. `load(model, device, threads)` makes the predictor of an actor, `fingerprints(model)`
     are those it may have; `watch(stage, totals)` is told of progress. Raises UsageError where it cannot.
     """
-    out = os.fspath(out)
-    with only_writer(out):
-        return _score(recordings, out, settings, load, watch, fingerprints)
+    out, totals = os.fspath(out), Totals(recordings.num_rows, settings.profile)
+    with only_writer(out, lambda stage: watch(stage, totals)):
+        return _score(recordings, out, settings, load, watch, fingerprints, totals)
 
 
 def _score(
-    recordings: pa.Table, out: str, settings: Settings, load: Callable, watch: Callable, fingerprints: Callable
-) -> Totals:
+    recordings: pa.Table, out: str, settings: Settings, load: Callable, watch: Callable, fingerprints: Callable,
+    totals: Totals,
+) -> Totals:  # fmt: skip
     shown_s = 15.0 if storage.is_remote(out) else 2.0  # between two states of the run that `sqllm show` sees
-    totals = Totals(recordings.num_rows, settings.profile)
     manifest.keep(out, recordings)
     done = np.zeros(len(recordings), bool)
     scores = storage.join(out, "scores")

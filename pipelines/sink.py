@@ -5,19 +5,15 @@ A part appears whole or not at all, so a reader never meets half a file; `_SUCCE
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from sqllm import DIMENSIONS, storage
-from sqllm.errors import UsageError
 from sqllm.recording import ROW_FIELDS
 
 PART_ROWS, PART_S = 20_000, 60.0  # a part is closed at whichever comes first: a run that is cut off loses a minute
@@ -77,28 +73,6 @@ class Sink:
         write_table(storage.join(self.folder, name), pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.parts = [], self.parts + 1
         return True
-
-
-@contextmanager
-def only_writer(out: str) -> Iterator[None]:
-    """UsageError where another run on this machine writes to the folder `out`: the two would score the same recordings.
-
-    A lock that goes with its process, however that ends. Stores have none: there it is for the schedule to see to."""
-    if storage.is_remote(out):
-        yield
-        return
-    folder = Path(storage.local(out))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115 - closed, and with it unlocked, below
-    except OSError as error:
-        raise UsageError(f"cannot write to --out {out}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another run is writing to {out}: `sqllm show {out}` follows it") from None
-        yield
 
 
 def reopen(folder: str) -> None:

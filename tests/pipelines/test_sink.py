@@ -1,12 +1,10 @@
 from datetime import UTC, datetime
 
 import pyarrow as pa
-import pytest
 from pyarrow import dataset
 
-from pipelines.sink import Sink, commit, only_writer, reopen, row_schema
+from pipelines.sink import Sink, commit, reopen, row_schema
 from sqllm.audio.evidence import Evidence
-from sqllm.errors import UsageError
 from sqllm.recording import ROW_FIELDS
 
 
@@ -26,14 +24,6 @@ def test_parts_appear_whole_beside_those_of_an_earlier_run(tmp_path):
     assert table.schema.names == [*ROW_FIELDS, "trunk"]
     assert table.schema.field("mos").type == pa.float32()  # though every value is null
     assert not [field for field in table.schema if pa.types.is_null(field.type)]
-
-
-def test_only_one_run_writes_to_a_folder(tmp_path):
-    out = str(tmp_path / "out")
-    with only_writer(out), pytest.raises(UsageError, match="another run"), only_writer(out):
-        raise AssertionError
-    with only_writer(out):  # the first is over
-        pass
 
 
 def test_the_schema_knows_every_measured_fact():
