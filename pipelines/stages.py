@@ -87,7 +87,7 @@ class Scorer:
         if any(deaths) and len(keys) > 1:
             return [result for key, chunk in zip(keys, chunks, strict=True) for result in self._safely([key], [chunk])]
         if deaths[0] >= DEATHS:
-            return [{"error": f"{DEATHS} processes died while they scored it"}]
+            return [{"error": f"{DEATHS} processes died while they scored it", "code": "CRASH"}]
         results = self._score(chunks)
         self.journal.end(*keys)
         return results

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-CODES = ("NOT_FOUND", "DECODE", "UNSUPPORTED", "EMPTY", "SILENT", "TOO_SHORT", "NONFINITE", "REFERENCE", "MODEL")
+CODES = (
+    "NOT_FOUND", "DECODE", "UNSUPPORTED", "EMPTY", "SILENT", "TOO_SHORT", "NONFINITE", "REFERENCE", "MODEL", "CRASH",
+)  # fmt: skip
 
 
 class AudioError(Exception):

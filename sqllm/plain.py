@@ -25,6 +25,7 @@ CODES = {
     "EMPTY": "the file holds no sound",
     "NONFINITE": "the file holds numbers that are no sound",
     "MODEL": "the model failed on it",
+    "CRASH": "processes died while they scored it; it is not tried again",
     "SILENT": "nobody speaks: silence, or a steady noise or tone",
     "TOO_SHORT": "shorter than half a second",
     "REFERENCE": "scored, but without its clean reference, which does not fit",

@@ -285,8 +285,8 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
 
     A score is {"mean": [n, 5], "std": [n, 5], "explanation": str or None} for the n windows of its chunk, NaN where
     speech_s is 0, in the order of `DIMENSIONS`; "profile", "model" and "scored_at" are copied to the row. It may be
-    None where the row is not "ok"; None or NaN for a window that counts is MODEL, as is {"error": what happened}. With
-    "drawn" only these windows were scored, and are in the row.
+    None where the row is not "ok"; None or NaN for a window that counts is MODEL, as is {"error": what happened} with no
+    "code" of its own. With "drawn" only these windows were scored, and are in the row.
 
     A recording's score is the mean over its windows weighted by their speech; its *_std is the root of the mean
     variance by the same weights: the spread of listeners, not the error of the mean. That is mos_se: what the windows
@@ -307,7 +307,8 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
         counts &= drawn
         mean[~counts] = np.nan
         if not (np.isfinite(mean[counts]).all() and np.isfinite(std[counts]).all()):
-            error = error or AudioError("MODEL", (score or {}).get("error") or "no finite score for a window")
+            said = (score or {}).get("error") or "no finite score for a window"
+            error = error or AudioError((score or {}).get("code", "MODEL"), said)
         elif counts.any() and mean[counts, 0].min() < worst:
             worst = mean[counts, 0].min()
             extra.update((key, score.get(key)) for key in ("explanation", "explain_below") if key in score)

@@ -24,7 +24,7 @@ TITLES = {
     "NOT_FOUND": "There is no such thing",
     "MODEL": "The model failed",
 }
-STATUS = {"UNSUPPORTED": 415, "MODEL": 500}  # of a recording's codes; all others 422
+STATUS = {"UNSUPPORTED": 415, "MODEL": 500, "CRASH": 500}  # of a recording's codes; all others 422
 
 
 class Problem(HTTPException):

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import dataset
 from ray.cluster_utils import Cluster
 from support import night
-from support.standin import loader
+from support.standin import fingerprints, loader
 
 from pipelines.score import Settings, score
 from pipelines.sink import row_schema
@@ -88,9 +88,11 @@ def test_a_recording_that_kills_its_process_costs_itself(local_ray, calls, tmp_p
     totals = score(find([str(folder)]), tmp_path / "out", Settings(actors=2, device="cpu"), loader())
     rows = {(os.path.basename(row["uri"]), row["channel"]): row for row in rows_of(tmp_path / "out")}
     bad = {name: row["error_code"] for (name, _), row in rows.items() if row["status"] != "ok"}
-    assert bad == {"000.wav": "DECODE", "deadly.wav": "MODEL", "undecodable.wav": "DECODE"}
+    assert bad == {"000.wav": "DECODE", "deadly.wav": "CRASH", "undecodable.wav": "DECODE"}
     assert "3 processes died" in rows["deadly.wav", 0]["error_detail"]
     assert "3 processes died" in rows["undecodable.wav", None]["error_detail"]
+    again = score(find([str(folder)]), tmp_path / "out", Settings(device="cpu"), loader(), fingerprints=fingerprints)
+    assert again.kept == again.done == 15  # nothing that kills is tried again
     assert totals.done == 15 and len(rows) == len(rows_of(tmp_path / "out")) == 1 + 2 + 1 + 1 + 6 * 2 + 5
 
 
