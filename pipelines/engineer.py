@@ -162,6 +162,10 @@ def train(
         int | None,
         typer.Option(min=0, metavar="N", help="Steps of a projector with context by itself.", show_default="4000"),
     ] = None,
+    reference_steps: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Steps of what such a one makes of a reference.", show_default="500"),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Steps of a model that learns both at once.", show_default="10240"),
@@ -210,7 +214,8 @@ def train(
     config = replace(config, **{name: value for name, value in given.items() if value})
     settings = Settings.of(
         base, score_steps=score_steps, word_steps=word_steps, listen_steps=listen_steps, steps=steps, batch=batch,
-        parts=parts, lr=lr, gradient_checkpointing=gradient_checkpointing, fresh=fresh, report_every=report_every,
+        reference_steps=reference_steps, parts=parts, lr=lr, gradient_checkpointing=gradient_checkpointing,
+        fresh=fresh, report_every=report_every,
     )  # fmt: skip
     errors = Console(stderr=True)
     with (

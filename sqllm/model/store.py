@@ -157,8 +157,13 @@ def join(config: ModelConfig, encoder: AudioEncoder, lm: LlamaForCausalLM, token
 def mark_trainable(model: SpeechQualityLLM, what: str = "all") -> None:
     """Projector, score norm and LoRA are trained; of the encoder what the configuration says; nothing else.
 
-    `what` "scores" leaves out the LoRA of the layers that no score passes, "words" is that LoRA alone.
+    `what` "scores" leaves out the LoRA of the layers that no score passes, "words" is that LoRA alone; "references" is
+    what hears how a recording differs from its reference, alone.
     """
+    if what == "references":
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.startswith("projector.difference."))
+        return
     split = model.config.score_layers or 0
     layers = {"all": range(10**6), "scores": range(split or 10**6), "words": range(split, 10**6)}[what]
     for name, p in model.named_parameters():

@@ -4,6 +4,7 @@
 2. `features`: a frozen encoder hears every clip once; what the projector needs of it is kept beside the corpus.
 3. `listen`: a projector with context learns to rate a clip and its faults by itself.
 4. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
+   `references`: what hears how a recording differs from its reference learns on. It changes no single-ended score.
    `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
    A model whose scores come from the last layer learns both at once instead (`joint`).
 """
@@ -22,7 +23,7 @@ from sqllm.errors import UsageError
 from sqllm.model import store
 from sqllm.model.config import TRAINED, ModelConfig, base
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
-from sqllm.training import corpora, data, features, joint, listen, loop, scores, words
+from sqllm.training import corpora, data, features, joint, listen, loop, references, scores, words
 from sqllm.training.settings import Settings
 
 Tell = Callable[[str, dict, Path | None], None]
@@ -32,17 +33,17 @@ def steps(config: ModelConfig, settings: Settings) -> dict[str, int]:
     """The stages of a model's training. UsageError where its configuration does not do."""
     if config.lora is None:
         raise UsageError("the configuration has no lora: without it the language model learns nothing")
-    heard = config.projector == "context" and config.encoder_training == "frozen" and settings.listen_steps
-    first = {"listen": settings.listen_steps} if heard else {}
+    context = config.projector == "context"
+    first = {"listen": settings.listen_steps} if context and config.encoder_training == "frozen" else {}
     if config.score_layers is None:
-        return first | {"joint": settings.steps}
+        return {name: count for name, count in (first | {"joint": settings.steps}).items() if count}
     if config.encoder_training != "frozen":
         raise UsageError(
             f"encoder_training is {config.encoder_training!r} and score_layers {config.score_layers}: where words are"
             " learned after scores, the encoder must be frozen (or leave out score_layers)"
         )
-    apart = {"scores": settings.score_steps, "words": settings.word_steps}
-    return first | {name: count for name, count in apart.items() if count}
+    apart = {"scores": settings.score_steps, "references": settings.reference_steps if context else 0}
+    return {name: count for name, count in (first | apart | {"words": settings.word_steps}).items() if count}
 
 
 def learn(
@@ -75,7 +76,7 @@ def learn(
     made_with = asdict(replace(settings, parts=settings.parts * loop.workers()[1]))
     made_with |= {"clips": len(clips["train"]), "features": key, "from": first and store.file_hash(first)}
     for name in stages:
-        stage = {"listen": listen, "scores": scores, "words": words, "joint": joint}[name]
+        stage = {"listen": listen, "scores": scores, "references": references, "words": words, "joint": joint}[name]
         stage.train(model, clips, checkpoints, settings, made_with=made_with, tell=partial(tell, name), load=load)
     return model
 

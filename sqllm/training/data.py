@@ -77,6 +77,11 @@ class Clips:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def only(self, at: Sequence[int]) -> Clips:
+        """The clips with these numbers."""
+        rows, where = [self.rows[i] for i in at], [self.where[i] for i in at]
+        return Clips(rows, self.corpora, where, self.mean[at], self.std[at], self.paired[at], self.key)
+
     def draw(self, k: int, rng: np.random.Generator, double_ended: float) -> tuple[np.ndarray, bool]:
         """Numbers of k clips, each recording as likely as the others, and whether they are heard double-ended."""
         at = _one_of_each(self._recordings, k, rng)
@@ -226,11 +231,8 @@ def read(corpora: Sequence[Shards], key: str | None) -> dict[str, Clips]:
         raise UsageError(f"the corpus would be judged by what it trains on: {shared}")
     mean, split = np.concatenate(means), np.array([row["split"] for row in rows])
     std, paired = panel_spread(rows, mean), np.array([row.get("paired", True) for row in rows])
-    out = {
-        name: Clips([rows[i] for i in at], list(corpora), [where[i] for i in at], mean[at], std[at], paired[at], key)
-        for name in ("train", "val")
-        for at in [np.flatnonzero(split == name)]
-    }
+    clips = Clips(rows, list(corpora), where, mean, std, paired, key)
+    out = {name: clips.only(np.flatnonzero(split == name)) for name in ("train", "val")}
     for name, clips in out.items():
         if not len(clips):
             raise UsageError(f"no clip of the corpus is in the split {name}")

@@ -99,24 +99,28 @@ def loss(model: SpeechQualityLLM, part: Part, audio: Tensor, reference: Tensor |
     return Loss(value, len(audio), tokens)
 
 
-def train(
-    model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: Settings, **options
-) -> None:  # fmt: skip
+def step(model: SpeechQualityLLM, part: Part) -> Loss:
+    return loss(model, part, part.audio.features(model), part.reference and part.reference.features(model))
+
+
+def train(model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: Settings, **options) -> None:
     """Train in place, with checkpoints in `out`; `options` are those of `fit`."""
-
-    def step(part: Part) -> Loss:
-        return loss(model, part, part.audio.features(model), part.reference and part.reference.features(model))
-
     store.mark_trainable(model, "scores")
     draw = Draw(data["train"], settings.batch, model.config.checklist)
-    fit(model, draw, step, out / "scores.pt", settings.score_steps, settings, seed=1,
+    fit(model, draw, partial(step, model), out / "scores.pt", settings.score_steps, settings, seed=1,
         validate=partial(validate, model, data["val"]), **options)  # fmt: skip
     store.mark_trainable(model)
 
 
 @torch.inference_mode()
-def validate(model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int = 16) -> dict[str, float]:
-    """`data.agreement` on clips that are not trained on, and the mean mass on the leaves."""
+def validate(
+    model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int = 16, double: bool = False
+) -> dict[str, float]:
+    """`data.agreement` on clips that are not trained on, and the mean mass on the leaves.
+
+    `double`: those that have a reference, with it."""
+    if double:
+        clips = clips.only(np.flatnonzero(clips.paired))
     model.eval()
     for module in model.modules():
         if isinstance(module, Linear4bit):  # in evaluation a CPU repacks its weights, and no gradient passes them after
@@ -126,12 +130,15 @@ def validate(model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int 
         at = np.arange(first, min(first + batch, most, len(clips)))
         with torch.autocast(model.device.type, torch.bfloat16):
             audio = clips.sound(at).features(model)
-            mean, _, mass = moments(model.score(audio))
+            reference = clips.sound(at, reference=True).features(model) if double else None
+            mean, _, mass = moments(model.score(audio, reference))
             if model.config.checklist:
-                costs.append(check(model, [describe(clips.facts(i)) for i in at], audio))
+                costs.append(check(model, [describe(clips.facts(i)) for i in at], audio, reference))
         means.append(mean[:, 0])
         masses.append(mass)
     model.train()
+    if not means:
+        return {}
     found = np.array([list(c.values()) for c in checklist.costs(torch.cat(costs))]) if costs else None
     figures = agreement(clips, torch.cat(means).float().cpu().numpy(), found)
     return figures | {"mass": float(torch.cat(masses).mean())}

@@ -13,7 +13,7 @@ from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
 from sqllm.model import answering, store
 from sqllm.model.branches import Branches, inputs, prefix_ids
-from sqllm.training import scores, train, words
+from sqllm.training import references, scores, train, words
 from sqllm.training.data import panel_mos, read
 from sqllm.training.features import features_key, features_name, load_encoder, missing, prepare_shard
 from sqllm.training.settings import Settings
@@ -230,10 +230,27 @@ def test_a_projector_with_context_first_learns_to_listen(corpus, base_model, tmp
     grown = replace(store.ModelConfig.load(trained), projector="context")
     grown.save(trained)
     capsys.readouterr()
-    model = train(corpus, trained, tmp_path / "out", Settings(1, 1, batch=2, listen_steps=75, lr=2e-3))
+    model = train(
+        corpus, trained, tmp_path / "out", Settings(1, 1, batch=2, listen_steps=75, lr=2e-3, reference_steps=1)
+    )
     heard = [json.loads(line) for line in capsys.readouterr().out.splitlines()][:3]
     assert heard[-1]["loss"] < 0.9 * heard[0]["loss"] and {"r_mos", "recall", "precision"} <= set(heard[-1])
     state = store.load_file(model / "trained.safetensors")
     assert state["projector.context.outside.weight"].abs().max() > 1e-3
     assert state["projector.difference.outside.weight"].abs().max() > 1e-3
     assert store.load(model).config.projector == "context"
+
+
+def test_references_alone_change_no_score_without_one(corpus, base_model, tmp_path):
+    data = prepared(corpus, base_model)
+    model = store.create(replace(store.ModelConfig.load(base_model), projector="context")).eval()
+    features, reference = (data["train"].sound(np.arange(4), reference=r).features(model) for r in (False, True))
+    single, double = model.score(features).detach(), model.score(features, reference).detach()
+    lines = []
+    references.train(model, data, tmp_path, Settings(reference_steps=2, batch=4, lr=1e-2, report_every=1),
+                     made_with={}, tell=lambda line, _: lines.append(line))  # fmt: skip
+    assert torch.equal(model.eval().score(features), single)
+    assert not torch.equal(model.score(features, reference), double)
+    assert "r_mos" in lines[-1]
+    data["train"].paired[:] = False
+    assert references.train(model, data, tmp_path, Settings(), made_with={}) is None  # nothing to learn from
