@@ -164,7 +164,9 @@ def train(
     ] = None,
     reference_steps: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Steps of what such a one makes of a reference.", show_default="500"),
+        typer.Option(
+            min=0, metavar="N", help="Steps of what such a one makes of a reference.", show_default="score-steps / 4"
+        ),
     ] = None,
     steps: Annotated[
         int | None,

@@ -285,8 +285,8 @@ def assemble(scored: Iterable[tuple[Chunk, dict | None]]) -> dict:
 
     A score is {"mean": [n, 5], "std": [n, 5], "explanation": str or None} for the n windows of its chunk, NaN where
     speech_s is 0, in the order of `DIMENSIONS`; "profile", "model" and "scored_at" are copied to the row. It may be
-    None where the row is not "ok"; None or NaN for a window that counts is MODEL, as is {"error": what happened} where it
-    has no "code". With "drawn" only these windows were scored, and are in the row.
+    None where the row is not "ok"; None or NaN for a window that counts is MODEL, as is {"error": what happened},
+    unless it has a "code". With "drawn" only these windows were scored, and are in the row.
 
     A recording's score is the mean over its windows weighted by their speech; its *_std is the root of the mean
     variance by the same weights: the spread of listeners, not the error of the mean. That is mos_se: what the windows

@@ -42,7 +42,7 @@ def steps(config: ModelConfig, settings: Settings) -> dict[str, int]:
             f"encoder_training is {config.encoder_training!r} and score_layers {config.score_layers}: where words are"
             " learned after scores, the encoder must be frozen (or leave out score_layers)"
         )
-    apart = {"scores": settings.score_steps, "references": settings.reference_steps if context else 0}
+    apart = {"scores": settings.score_steps, "references": settings.pair_steps if context else 0}
     return {name: count for name, count in (first | apart | {"words": settings.word_steps}).items() if count}
 
 

@@ -22,6 +22,6 @@ def train(model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: 
         return
     store.mark_trainable(model, "references")
     draw = scores.Draw(data["train"], settings.batch, model.config.checklist, double_ended=1.0)
-    fit(model, draw, partial(scores.step, model), out / "references.pt", settings.reference_steps, settings, seed=5,
+    fit(model, draw, partial(scores.step, model), out / "references.pt", settings.pair_steps, settings, seed=5,
         validate=partial(scores.validate, model, data["val"], double=True), **options)  # fmt: skip
     store.mark_trainable(model)

@@ -10,7 +10,7 @@ class Settings:
     score_steps: int = 2000  # 0: it scores as the base does
     word_steps: int = 1000  # 0: it answers as the base does
     listen_steps: int = 4000  # of a projector with context, on four times as many clips; 0: it can listen already
-    reference_steps: int = 500  # of what such a projector hears of the difference to a reference; 0: as the base does
+    reference_steps: int | None = None  # of what such a one makes of a reference; None: a quarter of score_steps
     steps: int = 10240  # of a model without `score_layers`, which learns scores and words together
     batch: int = 8  # clips in a part of a step; a quarter of that where words are learned apart
     parts: int = 1  # of a step, in each worker: gradients are accumulated over them
@@ -21,6 +21,10 @@ class Settings:
     report_every: int = 25  # steps; a checkpoint comes with every eighth report
     gradient_checkpointing: bool = False  # less memory for more computing
     fresh: bool = False  # leave the weights that the base was trained to
+
+    @property
+    def pair_steps(self) -> int:
+        return self.score_steps // 4 if self.reference_steps is None else self.reference_steps
 
     @classmethod
     def of(cls, base: str, **given) -> Settings:
