@@ -53,7 +53,8 @@ def _leased(lease: str, out: str, tell: Callable[[str], None]) -> Iterator[None]
         while not ended.wait(BEAT_S):
             beat += 1
             with suppress(OSError):  # a store that is away for long fails the run elsewhere
-                storage.write(lease, f"{me} {beat}".encode())
+                if _holds(lease, me):  # a run that was suspended does not take it back
+                    storage.write(lease, f"{me} {beat}".encode())
 
     try:
         if not storage.create(lease, f"{me} 0".encode()):
