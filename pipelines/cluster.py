@@ -15,8 +15,8 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.data import DataContext
+from ray.util import placement_group, remove_placement_group
 
 from sqllm.errors import UsageError
 
@@ -103,17 +103,18 @@ def bring_up(actors: int, device: str) -> None:
     if os.environ.get("RAY_ADDRESS", "local") == "local":
         return
     kind = "GPU" if device == "cuda" else "CPU"
-    have = ray.cluster_resources().get(kind, 0)
-    if have >= actors:
+    free = ray.available_resources().get(kind, 0)
+    if free >= actors:
         return
-    print(f"sqllm: waiting for {actors} {kind}s, of which {have:g} are there", file=sys.stderr)
-    request_resources(bundles=[{kind: 1}] * actors)
+    print(f"sqllm: waiting for {actors} {kind}s, of which {free:g} are free", file=sys.stderr)
+    # not request_resources(): a cluster has one such request, and Ray Data of any job replaces it every 20 seconds
+    room = placement_group([{kind: 1}] * actors)
     try:
         until = time.monotonic() + MACHINES_S
-        while ray.cluster_resources().get(kind, 0) < actors and time.monotonic() < until:
-            time.sleep(1)
+        while not room.wait(1) and time.monotonic() < until:
+            pass
     finally:
-        request_resources(num_cpus=0)  # else the machines stay for ever
+        remove_placement_group(room)
 
 
 def start_ray(verbose: bool = False) -> None:

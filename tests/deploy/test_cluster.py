@@ -15,15 +15,22 @@ from sqllm.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 BOOKED = """
-import json, os
+import json, os, threading, time
 import ray
+from ray.autoscaler.sdk import request_resources
 from pipelines.cluster import CUT_CPUS, Pool, start_ray
 
 class Scorer:
     def where(self):
         return os.environ.get("RAY_NODE_TYPE_NAME")
 
+def replace_requests():  # as Ray Data of any job on the cluster does, every 20 seconds
+    while True:
+        request_resources(num_cpus=0)
+        time.sleep(0.1)
+
 start_ray()
+threading.Thread(target=replace_requests, daemon=True).start()
 before = [ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")]
 pool = Pool.fit(1000, 2, "cuda")
 actors = [ray.remote(Scorer).options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote() for _ in range(pool.actors)]
