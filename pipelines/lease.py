@@ -22,14 +22,17 @@ SETTLED_S = 1.0  # between two runs that take over the same lease the last one w
 
 
 @contextmanager
-def only_writer(out: str, tell: Callable[[str], None] = lambda stage: None) -> Iterator[None]:
-    """UsageError where another run writes to the folder or URI `out`. `tell` is told what is waited for."""
-    with _leased(storage.join(out, ".lease"), out, tell) if storage.is_remote(out) else _locked(out):
-        yield
+def only_writer(out: str, tell: Callable[[str], None] = lambda stage: None) -> Iterator[Callable[[], bool]]:
+    """UsageError where another run writes to the folder or URI `out`. `tell` is told what is waited for.
+
+    What it gives says whether this run may write still: not one that stood still until another took its lease.
+    """
+    with _leased(storage.join(out, ".lease"), out, tell) if storage.is_remote(out) else _locked(out) as holds:
+        yield holds
 
 
 @contextmanager
-def _locked(out: str) -> Iterator[None]:
+def _locked(out: str) -> Iterator[Callable[[], bool]]:
     folder = Path(storage.local(out))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,20 +44,33 @@ def _locked(out: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _refusal(out) from None
-        yield
+        yield lambda: True
 
 
 @contextmanager
-def _leased(lease: str, out: str, tell: Callable[[str], None]) -> Iterator[None]:
-    me, ended = uuid.uuid4().hex, threading.Event()
+def _leased(lease: str, out: str, tell: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    me, ended, taken, looked = uuid.uuid4().hex, threading.Event(), threading.Event(), time.time()
+
+    def look() -> None:
+        nonlocal looked
+        with suppress(OSError):  # a store that is away for long fails the run elsewhere
+            if not _holds(lease, me):
+                taken.set()
+            looked = time.time()
 
     def renew() -> None:
         beat = 0
-        while not ended.wait(BEAT_S):
+        while not ended.wait(BEAT_S) and not taken.is_set():
             beat += 1
-            with suppress(OSError):  # a store that is away for long fails the run elsewhere
-                if _holds(lease, me):  # a run that was suspended does not take it back
+            look()
+            if not taken.is_set():
+                with suppress(OSError):
                     storage.write(lease, f"{me} {beat}".encode())
+
+    def holds() -> bool:
+        if time.time() - looked > 2 * BEAT_S:  # it stood still, or the store is slow
+            look()
+        return not taken.is_set()
 
     try:
         if not storage.create(lease, f"{me} 0".encode()):
@@ -68,7 +84,7 @@ def _leased(lease: str, out: str, tell: Callable[[str], None]) -> Iterator[None]
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
-        yield
+        yield holds
     finally:
         ended.set()
         thread.join()

@@ -86,13 +86,13 @@ def score(
     are those it may have; `watch(stage, totals)` is told of progress. Raises UsageError where it cannot.
     """
     out, totals = os.fspath(out), Totals(recordings.num_rows, settings.profile)
-    with only_writer(out, lambda stage: watch(stage, totals)):
-        return _score(recordings, out, settings, load, watch, fingerprints, totals)
+    with only_writer(out, lambda stage: watch(stage, totals)) as may_write:
+        return _score(recordings, out, settings, load, watch, fingerprints, totals, may_write)
 
 
 def _score(
     recordings: pa.Table, out: str, settings: Settings, load: Callable, watch: Callable, fingerprints: Callable,
-    totals: Totals,
+    totals: Totals, may_write: Callable[[], bool],
 ) -> Totals:  # fmt: skip
     shown_s = 15.0 if storage.is_remote(out) else 2.0  # between two states of the run that `sqllm show` sees
     manifest.keep(out, recordings)
@@ -119,6 +119,8 @@ def _score(
 
     try:
         for position, made, ready_at in _made(recordings, done, settings, load, watch, totals):
+            if not may_write():
+                raise UsageError(f"this run stood still until another took over {out}: `sqllm show {out}` follows that")
             known = recordings.slice(position, 1).to_pylist()[0]
             known |= {"profile": settings.profile, "scored_at": datetime.now(UTC)}
             new = [row | known for row in made]
@@ -130,10 +132,11 @@ def _score(
             watch("scoring", totals)
         totals.finished = True
     finally:
-        for each in sinks.values():
-            each.flush()
-        if totals.partitions:
-            write_summary(out, totals)
+        if may_write():
+            for each in sinks.values():
+                each.flush()
+            if totals.partitions:
+                write_summary(out, totals)
     for partition in totals.partitions:
         commit(storage.join(scores, partition), totals.as_dict())
     return totals

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 
@@ -16,8 +17,10 @@ def out(request, tmp_path, monkeypatch):
 
 
 def test_only_one_run_writes(out):
-    with only_writer(out), pytest.raises(UsageError, match="another run"), only_writer(out):
-        raise AssertionError
+    with only_writer(out) as may_write, pytest.raises(UsageError, match="another run"):
+        assert may_write()
+        with only_writer(out):
+            raise AssertionError
     with only_writer(out):  # the first is over
         pass
 
@@ -54,3 +57,15 @@ def test_of_two_that_take_over_one_wins(out):
     for thread in threads:
         thread.join()
     assert len(won) == len(refused) == 1
+
+
+@pytest.mark.parametrize("out", ["s3"], indirect=True)
+def test_a_run_that_lost_its_lease_may_not_write_and_leaves_it(out):
+    with only_writer(out) as may_write:
+        assert may_write()
+        storage.write(f"{out}/.lease", b"of another run")
+        until = time.monotonic() + 20
+        while may_write() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not may_write()
+    assert storage.read(f"{out}/.lease") == b"of another run"

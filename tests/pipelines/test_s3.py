@@ -12,7 +12,7 @@ import soundfile
 from pyarrow import parquet
 from rich.console import Console
 
-from pipelines import report
+from pipelines import lease, report
 from pipelines.results import Results
 from pipelines.score import Settings, score
 from pipelines.sources import find
@@ -161,6 +161,20 @@ def test_from_bucket_to_bucket(local_ray, calls, stand_in):
     assert "3 ok" in console.export_text()
     assert json.loads(storage.read(f"{out}/scores/{totals.partitions[0]}/_SUCCESS"))["rows"] == 4
     assert report.write(out).place == f"{out}/report.html" and storage.stat(f"{out}/report.html").size > 10_000
+
+
+def test_a_run_that_another_took_over_stops_and_writes_nothing(local_ray, calls, stand_in, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    out = f"{calls}/taken"
+
+    def take_over(stage, totals):
+        if stage == "loading the model":
+            storage.write(f"{out}/.lease", b"of another run")
+
+    with pytest.raises(UsageError, match="another took over"):
+        score(find([f"{calls}/night"]), out, Settings(actors=1, device="cpu"), stand_in, take_over)
+    assert storage.read(f"{out}/.lease") == b"of another run"
+    assert storage.info(f"{out}/scores")[0] != "directory"
 
 
 def test_shards_of_a_corpus(s3_server, bucket):
