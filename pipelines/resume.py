@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from pipelines.sink import reopen, write_table
+from pipelines.sources import keys
 from sqllm import DIMENSIONS, storage
-from sqllm.recording import recording_id
 
 TRANSIENT = ("NOT_FOUND", "MODEL")  # all other codes would come again
 AT_ONCE = 16  # parts: a store answers many readers as fast as one
 COLUMNS = ("recording_id", "reference_uri", "etag", "status", "error_code", "duration_s", "model", *DIMENSIONS)
+REPEATED = ["status", "error_code", "model"]
 
 
 def parts(folder: str) -> list[str]:
@@ -36,10 +37,10 @@ def standing(folders: Sequence[str], recordings: pa.Table) -> tuple[np.ndarray, 
     The rows are `COLUMNS` and `position`, of the recording in the table. Rows of recordings that are not asked for now
     stay where they are. OSError where a part cannot be read or written.
     """
-    keys = _keys(recordings)
+    asked = _Asked(recordings)
     found = [part for folder in folders for part in parts(folder)]
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        judged = dict(zip(found, threads.map(partial(_judged, recordings=recordings, keys=keys), found), strict=True))
+        judged = dict(zip(found, threads.map(partial(_judged, asked=asked), found), strict=True))
     done = np.zeros(len(recordings), bool)
     if not judged:
         return done, pa.table({})
@@ -56,34 +57,48 @@ def standing(folders: Sequence[str], recordings: pa.Table) -> tuple[np.ndarray, 
     return done, table
 
 
-def _judged(part: str, recordings: pa.Table, keys: pa.Array) -> pa.Table:
+class _Asked:
+    """The recordings of a run, found by id and key without a copy of them for each part that is judged."""
+
+    def __init__(self, recordings: pa.Table):
+        self.ids = np.sort(recordings["recording_id"].to_numpy())
+        made = keys(recordings)
+        self.order = np.argsort(made, kind="stable")
+        self.keys = made[self.order]
+        self.etags = recordings["etag"] if "etag" in recordings.column_names else None
+
+    def positions(self, wanted: np.ndarray) -> pa.Array:
+        """Where in the recordings each key is, or null."""
+        at, known = _search(self.keys, wanted)
+        return pa.array(self.order[at], mask=~known)
+
+
+def _search(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the sorted values each wanted one would be, and whether it is there."""
+    at = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
+    return at, values[at] == wanted
+
+
+def _judged(part: str, asked: _Asked) -> pa.Table:
     """The rows of a part that belong to these recordings, with `stale` where they do not stand."""
-    file = parquet.ParquetFile(storage.open_file(part))
+    file = parquet.ParquetFile(storage.open_file(part), read_dictionary=REPEATED)
     table = file.read([name for name in COLUMNS if name in file.schema_arrow.names])
-    table = table.filter(pc.is_in(table["recording_id"], recordings["recording_id"]))
-    table = table.append_column("key", _keys(table))
-    table = table.append_column("position", pc.index_in(table["key"], keys))
+    table = table.filter(pa.array(_search(asked.ids, table["recording_id"].to_numpy())[1]))
+    made = keys(table)
+    table = table.append_column("key", pa.array(made)).append_column("position", asked.positions(made))
     changed = pc.is_null(table["position"])  # it was scored with another reference
-    if "etag" in table.column_names and "etag" in recordings.column_names:
-        now = recordings["etag"].take(table["position"])
+    if "etag" in table.column_names and asked.etags is not None:
+        now = asked.etags.take(table["position"])
         changed = pc.or_(changed, pc.fill_null(pc.not_equal(table["etag"], now), False))
-    passing = pc.fill_null(pc.is_in(table["error_code"], pa.array(TRANSIENT)), False)
-    return table.append_column("stale", pc.or_(changed, passing))
+    passing = pc.fill_null(pc.is_in(table["error_code"].cast(pa.string()), pa.array(TRANSIENT)), False)
+    judged = [name for name in ("recording_id", "reference_uri", "etag") if name in table.column_names]
+    return table.append_column("stale", pc.or_(changed, passing)).drop_columns(judged)
 
 
 def _take_out(part: str, stale: pa.Array) -> None:
     table = parquet.read_table(io.BytesIO(storage.read(part)))
-    left = table.filter(pc.invert(pc.is_in(_keys(table), stale)))
+    left = table.filter(pc.invert(pc.is_in(pa.array(keys(table)), stale)))
     if len(left):
         write_table(part, left)
     else:
         storage.remove(part)
-
-
-def _keys(table: pa.Table) -> pa.Array:
-    """int64: a recording and what it is compared with."""
-    ids = table["recording_id"].to_numpy().copy()
-    references = table["reference_uri"]
-    for at in np.flatnonzero(pc.is_valid(references).to_numpy()):
-        ids[at] ^= recording_id(references[int(at)].as_py())
-    return pa.array(ids)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePath
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
@@ -49,11 +50,19 @@ def find(sources: Sequence[str], reference: str | None = None, limit: int | None
         raise UsageError(f"no recordings in {', '.join(sources)}: audio files are known by their extension")
     if reference:
         table = _with_references(table, reference)
-    pairs = zip(table["uri"].to_pylist(), table["reference_uri"].to_pylist(), strict=True)
-    first = {pair: position for position, pair in reversed(list(enumerate(pairs)))}
-    table = table.take(pa.array(sorted(first.values())[:limit], pa.int64())).drop_columns("relative")
-    ids = pa.array(map(recording_id, table["uri"].to_pylist()), pa.int64())
-    return table.add_column(0, "recording_id", ids)
+    uris = (uri for chunk in table["uri"].chunks for uri in chunk.to_pylist())
+    table = table.drop_columns("relative").add_column(0, "recording_id", pa.array(map(recording_id, uris), pa.int64()))
+    first = np.unique(keys(table), return_index=True)[1]
+    return table.take(pa.array(np.sort(first)[:limit], pa.int64()))
+
+
+def keys(table: pa.Table) -> np.ndarray:
+    """int64 [n]: a recording and what it is compared with."""
+    ids = table["recording_id"].to_numpy().copy()
+    references = table["reference_uri"]
+    for at in np.flatnonzero(pc.is_valid(references).to_numpy()):
+        ids[at] = recording_id(f"{ids[at]} {references[int(at)].as_py()}")
+    return ids
 
 
 def _expand(source: str) -> pa.Table:
@@ -146,13 +155,20 @@ def _manifest(source: str) -> pa.Table:
         raise UsageError(f"cannot read the manifest {source}: {str(error).splitlines()[0]}") from None
     if "uri" not in table.column_names:
         raise UsageError(f"the manifest {source} has no column 'uri'; it has {', '.join(table.column_names)}")
+    named = table["uri"].cast(pa.string())
+    blank = pc.index(pc.fill_null(pc.equal(named, ""), True), True).as_py()
+    if blank >= 0:
+        raise UsageError(f"the manifest {source} has no uri in row {blank + 1}")
+    folder = posixpath.dirname(_uri(source))
+    slices = range(0, max(len(table), 1), BATCH)  # as Python's objects all of it would take ten times the memory
+    return pa.concat_tables([_entries(table.slice(first, BATCH), folder) for first in slices])
+
+
+def _entries(table: pa.Table, folder: str) -> pa.Table:
     names = table["uri"].cast(pa.string()).to_pylist()
-    if not all(names):
-        raise UsageError(f"the manifest {source} has no uri in row {[bool(name) for name in names].index(False) + 1}")
     references = [None] * len(names)
     if "reference_uri" in table.column_names:
         references = table["reference_uri"].cast(pa.string()).to_pylist()
-    folder = posixpath.dirname(_uri(source))
     uris = [_beside(folder, name) for name in names]
     columns = {
         "uri": pa.array(uris, pa.string()),

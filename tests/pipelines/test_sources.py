@@ -2,6 +2,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from pipelines import sources
 from pipelines.sources import find
 from sqllm.errors import UsageError
 
@@ -51,7 +52,14 @@ def test_one_reference_for_one_recording(tree):
         find([str(tree / "calls")], reference=clean)
 
 
-def test_a_csv_manifest_carries_its_columns(tree):
+def test_references_that_are_the_recordings_themselves(tree):
+    found = find([str(tree / "calls")], reference=str(tree / "calls"))
+    assert names(found) == names(found, "reference_uri") == ["calls/a.flac", "calls/b.wav", "leg/c.OGG"]
+
+
+@pytest.mark.parametrize("batch", [1, 10_000])
+def test_a_csv_manifest_carries_its_columns(tree, batch, monkeypatch):
+    monkeypatch.setattr(sources, "BATCH", batch)
     manifest = tree / "list.csv"
     manifest.write_text(
         "uri,reference_uri,trunk,mos,site\ncalls/b.wav,clean/a.wav,007,3.5,\ncalls/gone.wav,,010,4,Ulm\n"
