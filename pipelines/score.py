@@ -117,10 +117,13 @@ def _score(
             totals.partitions = sorted({*totals.partitions, partition})
         return sinks[fingerprint]
 
+    def check() -> None:
+        if not may_write():
+            raise UsageError(f"this run stood still until another took over {out}: `sqllm show {out}` follows that")
+
     try:
         for position, made, ready_at in _made(recordings, done, settings, load, watch, totals):
-            if not may_write():
-                raise UsageError(f"this run stood still until another took over {out}: `sqllm show {out}` follows that")
+            check()
             known = recordings.slice(position, 1).to_pylist()[0]
             known |= {"profile": settings.profile, "scored_at": datetime.now(UTC)}
             new = [row | known for row in made]
@@ -130,6 +133,7 @@ def _score(
                 sink(new[0]["model"]).write(new)
             write_summary(out, totals, every_s=shown_s)
             watch("scoring", totals)
+        check()
         totals.finished = True
     finally:
         if may_write():
@@ -137,6 +141,7 @@ def _score(
                 each.flush()
             if totals.partitions:
                 write_summary(out, totals)
+    check()  # else rows that were not written would pass for written
     for partition in totals.partitions:
         commit(storage.join(scores, partition), totals.as_dict())
     return totals

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from io import StringIO
 
 import numpy as np
@@ -163,13 +164,15 @@ def test_from_bucket_to_bucket(local_ray, calls, stand_in):
     assert report.write(out).place == f"{out}/report.html" and storage.stat(f"{out}/report.html").size > 10_000
 
 
-def test_a_run_that_another_took_over_stops_and_writes_nothing(local_ray, calls, stand_in, monkeypatch):
+@pytest.mark.parametrize(("moment", "done"), [("loading the model", 0), ("scoring", 3)])
+def test_a_run_that_another_took_over_stops_and_writes_nothing(local_ray, calls, stand_in, monkeypatch, moment, done):
     monkeypatch.setattr(lease, "BEAT_S", 0.2)
     out = f"{calls}/taken"
 
     def take_over(stage, totals):
-        if stage == "loading the model":
+        if (stage, totals.done) == (moment, done):
             storage.write(f"{out}/.lease", b"of another run")
+            time.sleep(1)
 
     with pytest.raises(UsageError, match="another took over"):
         score(find([f"{calls}/night"]), out, Settings(actors=1, device="cpu"), stand_in, take_over)
