@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import soundfile as sf
@@ -197,10 +198,14 @@ def jump(x, rng, src, per_second=0.5, length_ms=80.0, mode="skip"):
     return _fit(y, n), [s for s in spans if s[0] < n / RATE]
 
 
-def echo(x, rng, src, delay_ms=150.0, gain_db=-12.0):
-    d = int(RATE * delay_ms / 1000)
-    y = x.copy()
-    y[d:] += 10 ** (gain_db / 20) * x[: max(len(x) - d, 0)]
+def echo(x, rng, src, delay_ms=150.0, gain_db=-12.0, feedback=0.0):
+    """One echo, or where `feedback` (below 1) of each comes back, a fading row of them."""
+    d, gain = int(RATE * delay_ms / 1000), 10 ** (gain_db / 20)
+    y, come = x.copy(), gain * x
+    while len(come) > d and gain > 1e-3:
+        come = come[: len(come) - d]
+        y[len(y) - len(come) :] += come
+        come, gain = feedback * come, feedback * gain
     return y, []
 
 
@@ -256,16 +261,24 @@ _SOUNDFILE_CODECS = {  # name: (container, subtype, rate)
     "mulaw": ("WAV", "ULAW", 8000),
     "adpcm": ("WAV", "IMA_ADPCM", 8000),
 }
-NARROWBAND = {"opus-nb", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr"}
+_PYAV_CODECS = {  # name: (coder, decoder, rate, kbit/s or None where `kbps` says it)
+    "amr": ("libopencore_amrnb", "amrnb", 8000, None),
+    "g7231": ("g723_1", "g723_1", 8000, 6.3),
+    "celp": ("real_144", "real_144", 8000, 8.0),
+    "nelly": ("nellymoser", "nellymoser", 16000, 32.0),
+    "aac": ("aac", "aac", 16000, 16.0),
+}
+NARROWBAND = {"opus-nb", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "g7231", "celp"}
 
 
 def codec(x, rng, src, name="opus", squeeze=0.5, kbps=12.2):
-    """A real coder and decoder: soundfile's, or AMR-NB from PyAV.
+    """A real coder and decoder, soundfile's or PyAV's.
 
-    `squeeze` in [0, 0.99], the most is the lowest rate.
+    `squeeze` in [0, 0.99], the most is the lowest rate, for those of soundfile; `kbps` is for amr.
     """
-    if name == "amr":
-        return _fit(_amr(x, kbps), len(x)), []
+    if name in _PYAV_CODECS:
+        *how, fixed = _PYAV_CODECS[name]
+        return _fit(_by_pyav(x, *how, fixed or kbps), len(x)), []
     container, subtype, rate = _SOUNDFILE_CODECS[name]
     peak = max(1.0, float(np.abs(x).max()) * 1.01)
     y = soxr.resample(x / peak, RATE, rate) if rate != RATE else x / peak
@@ -279,28 +292,52 @@ def codec(x, rng, src, name="opus", squeeze=0.5, kbps=12.2):
     return _fit(y.astype(np.float32), len(x)), []
 
 
-def _amr(x: np.ndarray, kbps: float) -> np.ndarray:
+def _by_pyav(x: np.ndarray, coder: str, decoder: str, rate: int, kbps: float) -> np.ndarray:
     import av  # the extra [av]: soundfile has no speech codec of mobile networks
 
     peak = max(1.0, float(np.abs(x).max()) * 1.01)
-    pcm = (np.clip(soxr.resample(x / peak, RATE, 8000), -1, 1) * 32767).astype(np.int16)
-    coder = av.CodecContext.create("libopencore_amrnb", "w")
-    coder.sample_rate, coder.layout, coder.format, coder.bit_rate = 8000, "mono", "s16", int(kbps * 1000)
-    coder.open()
-    decoder, out = av.CodecContext.create("amrnb", "r"), []
-    decoder.sample_rate, decoder.layout = 8000, "mono"
-    pcm = np.pad(pcm, (0, -len(pcm) % 160))
+    kind = av.Codec(coder, "w").audio_formats[0]
+    enc = av.CodecContext.create(coder, "w")
+    enc.sample_rate, enc.layout, enc.format, enc.bit_rate = rate, "mono", kind.name, int(kbps * 1000)
+    enc.open()
+    size = enc.frame_size or 1024
+    y = np.clip(soxr.resample(x / peak, RATE, rate) if rate != RATE else x / peak, -1, 1)
+    y = np.pad(y, (0, -len(y) % size))
+    y = y.astype(np.float32) if kind.name.startswith("flt") else (y * 32767).astype(np.int16)
     packets = []
-    for i in range(0, len(pcm), 160):
-        frame = av.AudioFrame.from_ndarray(pcm[None, i : i + 160], format="s16", layout="mono")
-        frame.sample_rate, frame.pts = 8000, i
-        packets += coder.encode(frame)
-    for packet in packets + coder.encode(None):
-        out += [f.to_ndarray().ravel() for f in decoder.decode(packet)]
-    y = np.concatenate(out).astype(np.float32)
-    if np.abs(y).max() > 4:
-        y /= 32768
-    return soxr.resample(y, 8000, RATE) * peak
+    for i in range(0, len(y), size):
+        frame = av.AudioFrame.from_ndarray(y[None, i : i + size], format=kind.name, layout="mono")
+        frame.sample_rate, frame.pts = rate, i
+        packets += enc.encode(frame)
+    dec = av.CodecContext.create(decoder, "r")
+    dec.sample_rate, dec.layout, dec.extradata = rate, "mono", enc.extradata
+    out = [f.to_ndarray().ravel() for packet in packets + enc.encode(None) for f in dec.decode(packet)]
+    out = np.concatenate(out)
+    y = out / 32768 if out.dtype == np.int16 else out
+    return (soxr.resample(y, rate, RATE) if rate != RATE else y).astype(np.float32) * peak
+
+
+def vocoder(x, rng, src, bands=40, rounds=8):
+    """What coders and enhancers that synthesise speech leave of it: the power of some mel `bands`, with phases that
+    `rounds` of Griffin and Lim's algorithm make up."""
+    spectrum = partial(signal.stft, fs=RATE, nperseg=512, noverlap=384)
+    sound = partial(signal.istft, fs=RATE, nperseg=512, noverlap=384)
+    spec = spectrum(x)[2]
+    mel = np.linspace(0, np.log1p(8000 / 700), int(bands) + 2)
+    edges = 700 * np.expm1(mel)
+    hz = np.linspace(0, 8000, len(spec))[None]
+    up = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    down = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
+    filters = np.maximum(0, np.minimum(up, down))
+    filters[np.arange(len(filters)), np.abs(hz - edges[1:-1, None]).argmin(1)] += 1e-6  # none is empty
+    filters /= filters.sum(1, keepdims=True)
+    power = filters.T @ (filters @ np.abs(spec) ** 2) / (filters.sum(0)[:, None] + 1e-9)
+    size, phase = np.sqrt(power), np.exp(2j * np.pi * rng.random(spec.shape))
+    for _ in range(int(rounds)):
+        again = spectrum(sound(size * phase)[1])[2][:, : size.shape[1]]
+        phase = np.exp(1j * np.angle(again))
+    y = _fit(sound(size * phase)[1], len(x))
+    return y * np.sqrt(active_power(x) / active_power(y)), []
 
 
 KINDS: dict[str, Callable] = {
@@ -321,6 +358,7 @@ KINDS: dict[str, Callable] = {
         fading,
         suppress,
         codec,
+        vocoder,
     )
 }
 

@@ -43,6 +43,8 @@ WEIGHTS: dict[str, tuple[float, float, float, float, float]] = {
     "suppress": (0.25, 0.05, 0.40, 0.20, 0.10),
 }
 
+CODING = {"gsm": 0.7, "adpcm": 0.7, "g7231": 0.7, "celp": 1.2, "nelly": 0.5, "aac": 1.5}  # assumed
+
 
 def softplus(x: float) -> float:
     return math.log1p(math.exp(min(x, 50.0)))
@@ -84,7 +86,10 @@ def severities(chain: Sequence[Impairment], lost: float | None = None) -> dict[s
         elif step.kind == "fading":
             add("fading", p["depth_db"] / 20)
         elif step.kind == "echo":
-            add("echo", max(0.0, (p["gain_db"] + 35) / 20) * min(p["delay_ms"] / 150, 1.5))
+            add(
+                "echo",
+                max(0.0, (p["gain_db"] + 35) / 20) * min(p["delay_ms"] / 150, 1.5) * (1 + p.get("feedback", 0.0)),
+            )
         elif step.kind == "mnru":
             add("mnru", max(0.0, (35 - p["q_db"]) / 10) ** 2)
         elif step.kind == "reverb":
@@ -99,8 +104,10 @@ def severities(chain: Sequence[Impairment], lost: float | None = None) -> dict[s
                 add("coding", math.log2(12.2 / p["kbps"]))
             elif name in ("opus", "opus-nb", "vorbis", "mp3", "mp3-nb"):
                 add("coding", max(0.0, p["squeeze"] - 0.85) / 0.07)
-            elif name in ("gsm", "adpcm"):
-                add("coding", 0.7)
+            else:
+                add("coding", CODING.get(name, 0.0))
+        elif step.kind == "vocoder":
+            add("coding", 1.8 + 1.2 * math.log2(120 / p["bands"]) + 2 * math.exp(-p["rounds"] / 4))
     return out
 
 

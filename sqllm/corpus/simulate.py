@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 SHARD = 50
 VAL_EVERY = 12  # every 12th clip is a validation clip
 STAGES = [
-    "reverb", "noise", "babble", "talker", "fading", "clipping", "suppress", "band", "codec",
+    "reverb", "noise", "babble", "talker", "fading", "clipping", "suppress", "vocoder", "band", "codec",
     "mnru", "loss", "chop", "jump", "echo", "level",
 ]  # fmt: skip
-CODECS = ["opus", "opus", "opus-nb", "vorbis", "mp3", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "amr", "amr"]
+CODECS = [
+    "opus", "opus", "opus-nb", "vorbis", "mp3", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "amr", "amr",
+    "g7231", "celp", "nelly", "aac", "aac",
+]  # fmt: skip
 SHARES = {  # how often a kind is drawn, relative
-    "noise": 5, "babble": 1.5, "talker": 1, "reverb": 1.5, "fading": 0.8, "clipping": 2, "suppress": 1.2, "band": 2.5,
-    "codec": 3.5, "mnru": 2, "loss": 4, "chop": 2.5, "jump": 1.8, "echo": 1, "level": 3,
+    "noise": 5, "babble": 1.5, "talker": 1.5, "reverb": 1.5, "fading": 0.8, "clipping": 2, "suppress": 1.2, "band": 2.5,
+    "codec": 3.5, "mnru": 2, "vocoder": 1, "loss": 4, "chop": 2.5, "jump": 1.8, "echo": 1.3, "level": 3,
 }  # fmt: skip
 
 
@@ -57,7 +60,7 @@ def draw(kind: str, rng: np.random.Generator) -> Impairment:
         "talker": lambda: {"snr_db": u(-2, 25)},
         "reverb": lambda: {"rt60_s": u(0.2, 1.6), "wet_db": u(-12, 6)},
         "fading": lambda: {"depth_db": u(6, 30), "period_s": u(0.8, 5)},
-        "clipping": lambda: {"threshold": float(np.exp(u(np.log(0.02), np.log(0.7))))},
+        "clipping": lambda: {"threshold": float(np.exp(u(np.log(0.015), np.log(0.7))))},
         "suppress": lambda: {"strength": u(0.5, 4), "floor_db": u(-40, -12)},
         "band": lambda: {
             "low_hz": u(50, 800) if rng.random() < 0.6 else 0.0,
@@ -65,14 +68,16 @@ def draw(kind: str, rng: np.random.Generator) -> Impairment:
         },
         "codec": lambda: {"name": str(rng.choice(CODECS)), "squeeze": float(rng.choice([u(0.85, 0.99), u(0, 0.99)])),
                           "kbps": float(rng.choice([4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2, 12.2]))},
+        "vocoder": lambda: {"bands": int(np.exp(u(np.log(14), np.log(120)))), "rounds": int(rng.integers(0, 25))},
         "mnru": lambda: {"q_db": u(0, 35)},
         "loss": lambda: {"rate": float(np.exp(u(np.log(0.01), np.log(0.4)))), "burst": u(1, 5),
                          "frame_ms": int(rng.choice([10, 20, 20, 20, 40, 60])),
                          "conceal": str(rng.choice(["zero", "repeat", "fade", "fade"]))},
         "chop": lambda: {"rate": float(np.exp(u(np.log(0.005), np.log(0.35)))),
                          "gap_ms": float(np.exp(u(np.log(10), np.log(400))))},
-        "jump": lambda: {"per_second": u(0.1, 4), "length_ms": u(20, 250), "mode": str(rng.choice(["skip", "repeat"]))},
-        "echo": lambda: {"delay_ms": u(30, 400), "gain_db": u(-30, -3)},
+        "jump": lambda: {"per_second": u(0.1, 6), "length_ms": u(20, 250), "mode": str(rng.choice(["skip", "repeat"]))},
+        "echo": lambda: {"delay_ms": u(30, 400), "gain_db": u(-30, -3),
+                         "feedback": float(rng.choice([0.0, u(0, 0.7)]))},
         "level": lambda: {"gain_db": u(-32, 12)},
     }[kind]()  # fmt: skip
     if kind == "noise" and rng.random() < 0.15:

@@ -170,7 +170,8 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
 
     DistillMOS and PESQ say which clip is better; how good that is on the scale of listeners, the parameters say, which
     are fitted to human votes: the teachers are brought to their mean and spread over the corpus. Both teachers are
-    blind to level, so that they get the level's share of the parameters' rating. Without teachers (simulated with
+    blind to level, so that they get the level's share of the parameters' rating; PESQ, which wants the waveform back,
+    is not asked about speech that was synthesised anew. Without teachers (simulated with
     --no-panel) the parameters stand alone.
     """
     from_parameters = np.array([row["mos"] for row in rows])
@@ -180,7 +181,8 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
     if taught == {False}:
         return from_parameters
     distill = _standard(np.array([row["distillmos"] for row in rows]))
-    pesq = _standard(np.array([np.nan if row["pesq"] is None else row["pesq"] for row in rows]))
+    deaf = [row["pesq"] is None or any(step["kind"] == "vocoder" for step in row.get("chain") or ()) for row in rows]
+    pesq = _standard(np.array([np.nan if d else row["pesq"] for d, row in zip(deaf, rows, strict=True)]))
     heard = _standard(np.where(np.isnan(pesq), distill, (distill + pesq) / 2))
     level = [{k: v for k, v in row["severities"].items() if k in ("quiet", "loud")} for row in rows]
     kept = np.array([(ratings.expected(s)["mos"] - 1) / (ratings.CLEAN["mos"] - 1) for s in level])

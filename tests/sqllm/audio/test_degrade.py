@@ -203,6 +203,12 @@ def test_echo_comes_after_its_delay_at_its_gain():
     assert corr[delay] / corr[0] == pytest.approx(gain / (1 + gain**2), rel=0.05)
     short = X[: RATE // 20]
     assert np.array_equal(degrade("echo", x=short, delay_ms=60.0)[0], short)  # over before its echo
+    click = np.zeros(RATE, np.float32)
+    click[0] = 0.5
+    row, _ = degrade("echo", x=click, delay_ms=100.0, gain_db=-6.0, feedback=0.5)
+    at = np.arange(5) * RATE // 10
+    np.testing.assert_allclose(row[at], 0.5 * np.array([1, *10 ** (-6 / 20) * 0.5 ** np.arange(4)]), rtol=1e-4)
+    assert not np.delete(row, np.arange(10) * RATE // 10).any()
 
 
 @pytest.mark.parametrize("q_db", [5, 20, 35])
@@ -290,6 +296,27 @@ def test_amr():
     assert distances[0] < 6 and distances[0] < 0.9 * distances[1]
     assert db(active_power(best) / active_power(X)) == pytest.approx(0, abs=1.5)
     assert db(power_between(best, 4300, 8000) / power_between(X, 4300, 8000)) < -15
+
+
+@pytest.mark.parametrize("name", ["g7231", "celp", "nelly", "aac"])
+def test_other_coders_of_pyav(name):
+    pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
+    y, spans = degrade("codec", name=name)
+    assert spans == [] and abs(lag(y)) < 0.15 * RATE
+    assert db(active_power(y) / active_power(X)) == pytest.approx(0, abs=1.5)
+    cut = db(power_between(y, 4300, 8000) / power_between(X, 4300, 8000))
+    assert (cut > -15) == (name == "nelly")  # at its low rate AAC leaves the upper half out too
+
+
+def test_a_vocoder_keeps_powers_and_makes_phases_up():
+    def distance(y):
+        spectrum, made = (np.abs(signal.stft(each, RATE, nperseg=512)[2]) ** 2 + 1e-7 for each in (X, y))
+        return np.abs(db(made / spectrum)).mean()
+
+    fine, coarse, raw = (degrade("vocoder", bands=b, rounds=r)[0] for b, r in ((120, 16), (14, 16), (120, 0)))
+    assert db(active_power(fine) / active_power(X)) == pytest.approx(0, abs=0.5)
+    assert snr(fine) < 3  # the waveform is another,
+    assert distance(fine) < 0.8 * distance(coarse) and distance(fine) < distance(raw)  # what is heard is near
 
 
 def test_steps_follow_one_another():

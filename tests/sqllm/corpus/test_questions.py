@@ -22,7 +22,7 @@ SEVERE = {
     "loss": {"rate": 0.3}, "chop": {"rate": 0.3}, "jump": {"per_second": 3.0, "length_ms": 200.0},
     "reverb": {"rt60_s": 1.2, "wet_db": 4.0},
     "echo": {"delay_ms": 300.0, "gain_db": -4.0}, "fading": {"depth_db": 28.0}, "suppress": {"strength": 4.0},
-    "codec": {"name": "amr", "kbps": 4.75},
+    "codec": {"name": "amr", "kbps": 4.75}, "vocoder": {"bands": 16, "rounds": 2},
 }  # fmt: skip
 
 

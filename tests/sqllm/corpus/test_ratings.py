@@ -30,6 +30,9 @@ LADDERS = [
     ("jump", {"per_second": 1}, "length_ms", [20, 80, 250], "dis"),
     ("echo", {"delay_ms": 150}, "gain_db", [-30, -20, -3], "mos"),
     ("echo", {"gain_db": -12}, "delay_ms", [30, 100, 200], "mos"),
+    ("echo", {"gain_db": -20, "delay_ms": 150}, "feedback", [0.0, 0.3, 0.7], "mos"),
+    ("vocoder", {"rounds": 16}, "bands", [120, 40, 14], "mos"),
+    ("vocoder", {"bands": 40}, "rounds", [24, 4, 0], "mos"),
     ("level", {}, "gain_db", [-1, -10, -20, -32], "loud"),
     ("level", {}, "gain_db", [1, 6, 12], "noi"),
 ]
