@@ -65,7 +65,7 @@ def test_batch_and_padding_do_not_move_a_score(predictor):
     together, *_ = predictor.score_windows([window, other, other]).mean
     assert together == pytest.approx(alone, abs=1e-3)
     (longer,) = predictor.score_windows([np.pad(window, (0, 4000))]).mean
-    assert longer == pytest.approx(alone, abs=0.12)
+    assert longer == pytest.approx(alone, abs=0.3)
 
 
 def test_listeners_differ(predictor):
@@ -99,7 +99,7 @@ def test_answers_in_words(predictor, sample, question, expected):
         ("faulty/welcome-en-loss", "cut-outs"),
         ("faulty/queue-en-clipping", "clipping"),
         ("faulty/queue-en-quiet-30dB", "too low"),
-        ("faulty/queue-fr-babble-10dB", "background noise"),  # which it takes babble for
+        ("faulty/queue-fr-babble-10dB", "babble"),
         ("faulty/queue-fr-muffled", "muffling"),
         ("clean/queue-fr", "telephone band"),  # the prompts have 8 kHz
     ],
