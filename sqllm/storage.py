@@ -70,8 +70,10 @@ def open_file(uri: str) -> BinaryIO:
 
 
 def read(uri: str) -> bytes:
-    with _as_os_error(uri), open_file(uri) as file:
-        return file.read()
+    """All of a file, in one request: what is replaced meanwhile is read as it was or as it is, never refused."""
+    files, name = system(uri)
+    with _as_os_error(uri):
+        return files.cat_file(name)
 
 
 def write(uri: str, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 from io import StringIO
 
@@ -145,6 +146,24 @@ def test_a_store_that_fails_now_and_then_is_asked_again(calls, s3_server):
     assert set(faults) == {"503", "dropped before", "dropped after", "half"}
 
 
+def test_a_file_that_is_replaced_all_the_time_can_be_read(calls):
+    ended = threading.Event()
+
+    def replace():
+        while not ended.is_set():
+            for content in (b"old", b"new, and longer"):
+                storage.write(f"{calls}/state", content)
+
+    storage.write(f"{calls}/state", b"old")
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        assert {storage.read(f"{calls}/state") for _ in range(300)} == {b"old", b"new, and longer"}
+    finally:
+        ended.set()
+        writer.join()
+
+
 def test_from_bucket_to_bucket(local_ray, calls, stand_in):
     out = f"{calls}/scores of/night"
     recordings = find([f"{calls}/night"], reference=f"{calls}/clean")
@@ -171,8 +190,9 @@ def test_a_run_that_another_took_over_stops_and_writes_nothing(local_ray, calls,
 
     def take_over(stage, totals):
         if (stage, totals.done) == (moment, done):
-            storage.write(f"{out}/.lease", b"of another run")
-            time.sleep(1)
+            while storage.read(f"{out}/.lease") != b"of another run":  # a renewal may have been on its way
+                storage.write(f"{out}/.lease", b"of another run")
+                time.sleep(1)
 
     with pytest.raises(UsageError, match="another took over"):
         score(find([f"{calls}/night"]), out, Settings(actors=1, device="cpu"), stand_in, take_over)
