@@ -65,8 +65,7 @@ class Predictor:
         if device == "cuda" and not torch.cuda.is_available():
             raise UsageError("device cuda, but torch finds no GPU here: give cpu or auto")
         if dtype == "auto":
-            fast = device == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-            dtype = "bfloat16" if fast else "float32"
+            dtype = str(store.fast_dtype(device)).removeprefix("torch.")
         if dtype not in DTYPES:
             raise UsageError(f"no dtype {dtype!r}: give auto, float32 or bfloat16")
         if mode not in MODES:

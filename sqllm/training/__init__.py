@@ -65,7 +65,7 @@ def learn(
     faults = any(row.get("chain") is not None for row in clips["train"].rows)
     config = replace(config, checklist=config.checklist and (first is not None or faults))
     torch.manual_seed(1)
-    model = store.create(config, bases, torch.bfloat16, device).to(device).train()
+    model = store.create(config, bases, store.fast_dtype(device), device).to(device).train()
     if first:
         store.load_trained(model, store.load_file(first), grown=True)
     if key is None:

@@ -63,7 +63,7 @@ def missing(shards: Shards, key: str | None) -> list[str]:
 
 def load_encoder(config: ModelConfig, bases: Path | None, device: str = "cpu") -> AudioEncoder:
     encoder = store.load_encoder(config, bases).eval()
-    encoder.model.to(torch.bfloat16)
+    encoder.model.to(store.fast_dtype(device))
     return encoder.to(device)
 
 

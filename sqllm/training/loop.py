@@ -1,4 +1,4 @@
-"""The loop of all training: AdamW in float32 over what is trained, bfloat16 in between, and checkpoints.
+"""The loop of all training: AdamW in float32, products in bfloat16 where that is fast, and checkpoints.
 
 Part k of step s draws from a generator seeded with (seed, s, k), and the parts of a step are divided among the workers
 of `torch.distributed`, where there are any: a run that was cut off goes on as if it had not been, and two workers learn
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from sqllm.errors import UsageError
+from sqllm.model.store import fast_dtype
 from sqllm.training.settings import Settings
 
 REPORTS = 8  # between two checkpoints
@@ -44,6 +45,11 @@ def workers() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Products in bfloat16, where that is fast."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16)
 
 
 def in_order(draw: Callable, numbers: Iterable[tuple[int, int, int]]) -> Iterator:
@@ -90,7 +96,7 @@ def fit(
     for step in range(start, steps):
         torch.manual_seed(1000 * seed + step)  # of dropout
         for _ in mine:
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 found = loss(next(drawn))
             (found.value / parts).backward()
             losses.append(found.value.item())
