@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sqllm.audio import RATE
+from sqllm.model.store import autocast
 
 
 def load_distillmos() -> torch.nn.Module:
@@ -46,6 +47,6 @@ class Panel:
     @torch.inference_mode()
     def rate(self, degraded: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
         """`distillmos` and `pesq` (None where it finds no utterance) of float32 16 kHz signals."""
-        with torch.autocast(self.device, torch.bfloat16):
+        with autocast(self.device):
             mos = float(self.model(torch.from_numpy(degraded)[None].to(self.device)))
         return {"distillmos": mos, "pesq": pesq_wb(degraded, reference)}

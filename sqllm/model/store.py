@@ -118,6 +118,11 @@ def fast_dtype(device: str | torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def autocast(device: str | torch.device) -> torch.autocast:
+    """Products in bfloat16, where that is fast."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16)
+
+
 def lm_options(config: ModelConfig, dtype: torch.dtype, device: str | None) -> dict:
     """What `from_pretrained` takes beside weights."""
     if config.quantization != "nf4":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from sqllm.errors import UsageError
-from sqllm.model.store import fast_dtype
+from sqllm.model.store import autocast
 from sqllm.training.settings import Settings
 
 REPORTS = 8  # between two checkpoints
@@ -45,11 +45,6 @@ def workers() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Products in bfloat16, where that is fast."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16)
 
 
 def in_order(draw: Callable, numbers: Iterable[tuple[int, int, int]]) -> Iterator:

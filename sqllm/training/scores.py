@@ -25,7 +25,7 @@ from sqllm.model.checklist import check, lay_out
 from sqllm.model.scoring import moments, soft_target
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 from sqllm.training.data import Clips, Sound, agreement
-from sqllm.training.loop import Loss, autocast, fit
+from sqllm.training.loop import Loss, fit
 from sqllm.training.settings import Settings
 
 CHECKED = 2.0  # weight of the checklist beside the tree
@@ -128,7 +128,7 @@ def validate(
     means, masses, costs = [], [], []
     for first in range(0, min(most, len(clips)), batch):
         at = np.arange(first, min(first + batch, most, len(clips)))
-        with autocast(model.device):
+        with store.autocast(model.device):
             audio = clips.sound(at).features(model)
             reference = clips.sound(at, reference=True).features(model) if double else None
             mean, _, mass = moments(model.score(audio, reference))
