@@ -106,7 +106,8 @@ def bring_up(actors: int, device: str) -> None:
     free = ray.available_resources().get(kind, 0)
     if free >= actors:
         return
-    print(f"sqllm: waiting for {actors} {kind}s, of which {free:g} are free", file=sys.stderr)
+    waits = f"waiting up to {MACHINES_S // 60} minutes for {actors} {kind}s, of which {free:g} are free"
+    print(f"sqllm: {waits}: stop it and give a smaller --actors to start at once", file=sys.stderr)
     # not request_resources(): a cluster has one such request, and Ray Data of any job replaces it every 20 seconds
     room = placement_group([{kind: 1}] * actors)
     try:

@@ -19,8 +19,17 @@ STEPS = {  # of each fault: the dimension it is about, and five values from none
     "band": ("col", "high_hz", (8000.0, 4000.0, 2500.0, 1600.0, 1000.0)),
     "loss": ("dis", "rate", (0.0, 0.03, 0.08, 0.18, 0.35)),
     "level": ("loud", "gain_db", (0.0, -8.0, -16.0, -24.0, -32.0)),
+    "chop": ("dis", "rate", (0.01, 0.03, 0.08, 0.18, 0.35)),
+    "clipping": ("col", "threshold", (1.0, 0.3, 0.1, 0.03, 0.01)),
+    "talker": ("noi", "snr_db", (40.0, 30.0, 20.0, 10.0, 0.0)),
+    "babble": ("noi", "snr_db", (40.0, 30.0, 20.0, 10.0, 0.0)),
+    "echo": ("mos", "gain_db", (-40.0, -25.0, -18.0, -10.0, -3.0)),
 }
-SINGLE = {"white": "noise", "noise": "noise", "treble": "band", "loss": "loss", "quiet": "level"}
+EXTRA = {"noise": {"colour": "recorded"}, "loss": {"burst": 2.0}, "echo": {"delay_ms": 200.0}}
+SINGLE = {
+    "white": "noise", "noise": "noise", "treble": "band", "loss": "loss", "quiet": "level", "chop": "chop",
+    "clipping": "clipping",
+}  # fmt: skip
 
 
 def severity(predictor, speech: str, noise: str | None = None, speakers: str | None = None) -> dict:
@@ -29,14 +38,14 @@ def severity(predictor, speech: str, noise: str | None = None, speakers: str | N
     clean = {pool.speaker(name): pool.speech[name][:160_000] for name in pool.names["val"]}
     result: dict = {"speakers": len(clean), "faults": {}}
     for kind, (dimension, parameter, values) in STEPS.items():
-        extra = {"noise": {"colour": "recorded"}, "loss": {"burst": 2.0}}.get(kind, {})
         means = []
         for value in values:
             windows = []
-            for number, x in enumerate(clean.values()):
+            for number, (speaker, x) in enumerate(clean.items()):
                 rng = np.random.default_rng([3, number])
-                chain = [Impairment(kind, {parameter: value, **extra})]
-                windows.append(to_int16(apply(to_level(x), chain, rng, Sources(pool.noises["val"]))))
+                chain = [Impairment(kind, {parameter: value, **EXTRA.get(kind, {})})]
+                sources = Sources(pool.noises["val"], talkers=[y for name, y in clean.items() if name != speaker])
+                windows.append(to_int16(apply(to_level(x), chain, rng, sources)))
             means.append(predictor.score_windows(windows)[0][:, 0].mean(0))
         own = np.array(means)[:, DIMENSIONS.index(dimension)]
         result["faults"][kind] = {
