@@ -100,6 +100,8 @@ def severities(chain: Sequence[Impairment], lost: float | None = None) -> dict[s
             name = p["name"]
             if name in NARROWBAND:
                 add("narrow", 1.0)
+            if name == "aac":  # at the rate that is simulated, nothing above 4 kHz is left
+                add("treble", 1.0)
             if name == "amr":
                 add("coding", math.log2(12.2 / p["kbps"]))
             elif name in ("opus", "opus-nb", "vorbis", "mp3", "mp3-nb"):

@@ -62,6 +62,12 @@ def test_ratings_fall_with_severity(kind, fixed, name, values, hears):
     assert DIMENSIONS[np.argmax(table[0] - table[-1])] == hears
 
 
+def test_what_a_coder_leaves_out_is_rated_too():
+    assert ratings.severities([Impairment("codec", {"name": "aac"})]).keys() == {"treble", "coding"}
+    assert ratings.severities([Impairment("codec", {"name": "celp"})]).keys() == {"narrow", "coding"}
+    assert ratings.severities([Impairment("codec", {"name": "nelly"})]).keys() == {"coding"}
+
+
 def test_impairments_add_up_and_gaps_are_measured():
     noise, loss = Impairment("noise", {"snr_db": 15}), Impairment("loss", {"rate": 0.1})
     both = rate(noise, loss)
