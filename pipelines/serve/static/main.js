@@ -9,7 +9,9 @@ import { clock, dimensions, learn, legName, plainly, points, reason, sampleName,
 const QUESTIONS = ["What is wrong with it?", "When does it drop out?", "Is there an echo?", "Is it too quiet?", "How could it be better?"];
 const LONGEST_TAKE_S = 300;
 
-const now = { file: null, reference: null, rows: [], leg: 0, dim: "mos", work: new AbortController() };
+const COMPARE = "Which one sounds better?";
+
+const now = { file: null, reference: null, other: null, rows: [], leg: 0, dim: "mos", work: new AbortController() };
 const player = new Player($("audio"));
 const picture = new Picture($("plot"), seek, toggle);
 let limits = null; // of an upload
@@ -129,10 +131,7 @@ async function score() {
   say("Listening…", true);
   if (!dimensions().length) await begin(score); // the server did not answer before, or wanted a key
   if (!dimensions().length || signal.aborted) return;
-  if (now.file.size + (now.reference?.size ?? 0) > 1e6 * limits.max_mb) { // a refusal in mid-upload is not read by browsers
-    say("");
-    return complain({ title: "The recording is too large", detail: `the server takes up to ${limits.max_mb} MB` });
-  }
+  if (!fits(now.file, now.reference)) return;
   const asked = { file: now.file, reference: now.reference, profile: $("profile").value };
   const rows = await guarded(() => server.score(server.form(asked), signal), score);
   if (!rows || signal.aborted) return;
@@ -146,6 +145,15 @@ async function score() {
   const heard = scored.map((row) => `${rows.length > 1 ? `${legName(row.channel, rows.length)}: ` : ""}${points(row.mos)} of 5, ${word(row.mos)}`);
   if ($("recording").getBoundingClientRect().top > innerHeight / 2) $("recording").scrollIntoView(); // on a phone
   say(heard.length ? `Scored. ${heard.join("; ")}.` : "There was nothing to score.");
+}
+
+// Whether the server takes these at once. Browsers do not read a refusal in mid-upload.
+function fits(...files) {
+  const bytes = files.reduce((sum, file) => sum + (file?.size ?? 0), 0);
+  if (bytes <= 1e6 * limits.max_mb) return true;
+  say("");
+  complain({ title: "The recording is too large", detail: `the server takes up to ${limits.max_mb} MB` });
+  return false;
 }
 
 // The worst of a channel in words, once.
@@ -162,8 +170,8 @@ async function explain(row, signal) {
   if (!signal.aborted && row === shown()) showWords(row);
 }
 
-const question = (text, { channel }, at_s) =>
-  server.form({ file: now.file, question: text, reference: now.reference, profile: $("profile").value, channel, at_s });
+const question = (text, { channel }, at_s, other = null) =>
+  server.form({ file: now.file, question: text, reference: now.reference, profile: $("profile").value, channel, at_s, other });
 
 // ---- showing it
 
@@ -254,19 +262,25 @@ addEventListener("drop", (event) => {
 
 $("profile").addEventListener("change", score);
 
-function setReference(file) {
-  now.reference = file;
-  $("reference-name").textContent = file ? file.name : "Add one (optional)";
-  $("reference-remove").hidden = !file;
-  score();
+// A file beside the recording, `now[id]`, with a button that takes it away again.
+function beside(id, changed) {
+  const nothing = $(`${id}-name`).textContent;
+  const set = (file) => {
+    now[id] = file;
+    $(`${id}-name`).textContent = file?.name ?? nothing;
+    $(`${id}-remove`).hidden = !file;
+    changed();
+  };
+  $(id).addEventListener("change", ({ target }) => target.files[0] && set(target.files[0]));
+  $(`${id}-remove`).addEventListener("click", () => {
+    $(id).value = "";
+    set(null);
+    $(id).focus();
+  });
 }
 
-$("reference").addEventListener("change", ({ target }) => target.files[0] && setReference(target.files[0]));
-$("reference-remove").addEventListener("click", () => {
-  $("reference").value = "";
-  setReference(null);
-  $("reference").focus();
-});
+beside("reference", score);
+beside("other", () => ($("suggestions").lastChild.hidden = !now.other));
 
 // ---- recording
 
@@ -303,9 +317,9 @@ function showRecording(on) {
 
 // ---- asking
 
-$("suggestions").append(...QUESTIONS.map((text) => {
-  const button = element("button", { type: "button", className: "chip" }, text);
-  button.addEventListener("click", () => ask(text));
+$("suggestions").append(...[...QUESTIONS, COMPARE].map((text) => {
+  const button = element("button", { type: "button", className: "chip", hidden: text === COMPARE }, text);
+  button.addEventListener("click", () => ask(text, text === COMPARE ? now.other : null));
   return button;
 }));
 
@@ -313,22 +327,24 @@ $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("question").value.trim();
   $("question").value = "";
-  if (text) ask(text);
+  if (text) ask(text, now.other);
 });
 
-async function ask(text) {
+async function ask(text, other) {
   complain(null);
+  if (!fits(now.file, now.reference, other)) return;
   const here = !$("about").hidden && $("here").checked;
   const at = here ? $("audio").currentTime : shown().worst_start_s;
   const answer = element("p", { className: "busy" });
-  const item = element("li", { ariaBusy: "true" }, element("h3", {}, here ? `${text} At ${clock(at)}` : text), answer);
+  const about = [text, here && `At ${clock(at)}`, other && `Beside ${other.name}`].filter(Boolean).join(" ");
+  const item = element("li", { ariaBusy: "true" }, element("h3", {}, about), answer);
   $("answers").prepend(item);
-  const form = question(text, shown(), at);
+  const form = question(text, shown(), at, other);
   const answered = await guarded(async () => {
     let said = "";
     for await (const piece of server.ask(form, now.work.signal)) answer.textContent = plainly((said += piece));
     return true;
-  }, () => ask(text));
+  }, () => ask(text, other));
   answer.classList.remove("busy");
   item.ariaBusy = "false";
   if (!answered && !answer.textContent) item.remove();

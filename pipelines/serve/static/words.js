@@ -2,7 +2,7 @@
 
 const TONES = ["awful", "bad", "fair", "good", "best"]; // of the words of the scale, and in style.css
 const SATISFIED = 3.5; // a score from here on is no complaint
-const WRITTEN = /mos [\d.]+, noi [\d.]+, col [\d.]+, dis [\d.]+, loud [\d.]+\.\s*/; // before the model's words
+const WRITTEN = /mos [\d.]+, noi [\d.]+, col [\d.]+, dis [\d.]+, loud [\d.]+\.\s*/g; // before the model's words
 
 const LANGUAGES = { en: "English", fr: "French", it: "Italian" };
 

@@ -25,7 +25,7 @@ class Scorer:
     model = SimpleNamespace(device="cpu")
 
     def __init__(self):
-        self.heard, self.questions, self.told = None, [], []
+        self.heard, self.other, self.questions, self.told = None, None, [], []
         self.hold = threading.Event()  # answers stop half-way until it is set
         self.hold.set()
 
@@ -43,6 +43,7 @@ class Scorer:
     def answer_about(self, worst, question, profile=None, other=None):
         self.questions.append(question)
         self.told.append(worst.mean[0])
+        self.other = other
         yield from PIECES[:2]
         if not self.hold.wait(60):
             raise TimeoutError

@@ -222,6 +222,24 @@ def test_a_reference_is_compared_with_or_refused(page, tmp_path, speech_file):
     assert shown(page)["noi"] == alone
 
 
+def test_another_recording_is_compared_in_words(page, scorer, speech_file):
+    choose(page, speech_file("one.wav", seconds=6))
+    scored(page)
+    better = page.get_by_role("button", name="Which one sounds better?")
+    assert better.is_hidden()
+    page.locator("#other").set_input_files(speech_file("two.wav", seconds=3))
+    better.click()
+    page.get_by_role("heading", name="Which one sounds better? Beside two.wav").wait_for()
+    page.locator("#answers li[aria-busy=false]").wait_for()
+    assert scorer.questions[-1] == "Which one sounds better?" and len(scorer.other.window) == 3 * 16000
+    page.get_by_role("button", name="Is it too quiet?").click()  # it: the first one
+    page.get_by_role("heading", name="Is it too quiet?", exact=True).wait_for()
+    page.locator("#answers li[aria-busy=false]").nth(1).wait_for()
+    assert scorer.questions[-1] == "Is it too quiet?" and scorer.other is None
+    page.get_by_role("button", name="Ask about one recording").click()
+    better.wait_for(state="hidden")
+
+
 def _other(folder):
     noise = np.random.default_rng(5).standard_normal(96000)
     soundfile.write(folder / "other.wav", 0.1 * noise, 16000)
