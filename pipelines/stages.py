@@ -35,19 +35,26 @@ class Part:
 
 def cut_recordings(batch: pa.Table, journal: Journal, windows: int | None = None) -> Iterator[pa.Table]:
     """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another."""
-    for row in batch.to_pylist():
-        position, key = row["position"], ("cut", row["position"])
-        if journal.begin(key)[0] >= DEATHS:
-            error = AudioError("DECODE", f"{DEATHS} processes died while they decoded it")
-            yield packed([(position, (unopened(row["uri"], row["reference_uri"], error), 1))])
-            continue
-        count, last = 0, None
+    recordings = batch.to_pylist()
+    keys = [("cut", row["position"]) for row in recordings]
+    deaths = journal.begin(*keys)
+    if any(deaths) and len(keys) > 1:
+        for n in range(len(batch)):
+            yield from cut_recordings(batch.slice(n, 1), journal, windows)
+        return
+    if deaths[0] >= DEATHS:
+        [row] = recordings
+        error = AudioError("DECODE", f"{DEATHS} processes died while they decoded it")
+        yield packed([(row["position"], (unopened(row["uri"], row["reference_uri"], error), 1))])
+        return
+    for row in recordings:
+        position, count, last = row["position"], 0, None
         for chunk in metrics.staged("cut", cut(row["uri"], row["reference_uri"], windows)):
             if last is not None:
                 yield packed([(position, (last, None))])
             count, last = count + 1, chunk
-        journal.end(key)
         yield packed([(position, (last, count))])
+    journal.end(*keys)
 
 
 class Scorer:
