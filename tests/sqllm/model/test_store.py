@@ -8,7 +8,17 @@ from safetensors.torch import load_file, save_file
 
 from sqllm.errors import UsageError
 from sqllm.model.config import LoRA, ModelConfig
-from sqllm.model.store import create, fingerprint, load, mark_trainable, resolve, save, trained_state
+from sqllm.model.store import (
+    autocast,
+    create,
+    fast_dtype,
+    fingerprint,
+    load,
+    mark_trainable,
+    resolve,
+    save,
+    trained_state,
+)
 
 FROZEN = {"projector.norm.weight", "projector.norm.bias", "projector.linear.weight", "projector.linear.bias"}
 
@@ -206,3 +216,12 @@ def test_nf4(config, speech, tmp_path, score_layers):
     plain = create(replace(model.config, quantization=None))
     plain.projector.load_state_dict(model.projector.state_dict())
     assert (scores(plain.eval()) - expected).abs().max() > 1e-3  # four bits are heard
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_products_are_in_bfloat16_only_where_that_is_fast(monkeypatch, fast):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast, raising=False)
+    with autocast("cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == fast_dtype("cpu") == (torch.bfloat16 if fast else torch.float32)
+    assert fast_dtype("cuda:0") == torch.bfloat16
