@@ -236,7 +236,7 @@ def test_another_recording_is_compared_in_words(page, scorer, speech_file):
     page.get_by_role("heading", name="Is it too quiet?", exact=True).wait_for()
     page.locator("#answers li[aria-busy=false]").nth(1).wait_for()
     assert scorer.questions[-1] == "Is it too quiet?" and scorer.other is None
-    page.get_by_role("button", name="Ask about one recording").click()
+    page.get_by_role("button", name="Compare with no other recording").click()
     better.wait_for(state="hidden")
 
 
