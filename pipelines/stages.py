@@ -34,7 +34,11 @@ class Part:
 
 
 def cut_recordings(batch: pa.Table, journal: Journal, windows: int | None = None) -> Iterator[pa.Table]:
-    """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another."""
+    """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another.
+
+    The block is taken in hand at once, and each recording let go before its last chunk leaves: what scores that may run
+    in this process, and its death is none of a recording's that is cut.
+    """
     recordings = batch.to_pylist()
     keys = [("cut", row["position"]) for row in recordings]
     deaths = journal.begin(*keys)
@@ -47,14 +51,14 @@ def cut_recordings(batch: pa.Table, journal: Journal, windows: int | None = None
         error = AudioError("DECODE", f"{DEATHS} processes died while they decoded it")
         yield packed([(row["position"], (unopened(row["uri"], row["reference_uri"], error), 1))])
         return
-    for row in recordings:
+    for row, key in zip(recordings, keys, strict=True):
         position, count, last = row["position"], 0, None
         for chunk in metrics.staged("cut", cut(row["uri"], row["reference_uri"], windows)):
             if last is not None:
                 yield packed([(position, (last, None))])
             count, last = count + 1, chunk
+        journal.end(key)
         yield packed([(position, (last, count))])
-    journal.end(*keys)
 
 
 class Scorer:

@@ -113,7 +113,7 @@ def load_language_model(
 
 
 def fast_dtype(device: str | torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float32: there a product can take a hundredth of the time."""
+    """bfloat16 where the hardware multiplies it; elsewhere float32, which may be a hundred times as fast there."""
     fast = torch.device(device).type == "cuda" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
     return torch.bfloat16 if fast else torch.float32
 

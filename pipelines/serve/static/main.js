@@ -7,9 +7,8 @@ import { decode, Player, Recorder } from "./sound.js";
 import { clock, dimensions, learn, legName, plainly, points, reason, sampleName, word } from "./words.js";
 
 const QUESTIONS = ["What is wrong with it?", "When does it drop out?", "Is there an echo?", "Is it too quiet?", "How could it be better?"];
-const LONGEST_TAKE_S = 300;
-
 const COMPARE = "Which one sounds better?";
+const LONGEST_TAKE_S = 300;
 
 const now = { file: null, reference: null, other: null, rows: [], leg: 0, dim: "mos", work: new AbortController() };
 const player = new Player($("audio"));
