@@ -7,7 +7,6 @@ Peers (`sqllm.evaluation.peers`) hear the same recordings beside it.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipelines.cluster import Pool, start_ray
 from pipelines.score import Settings, score
 from pipelines.summary import Totals
 from pipelines.tracking import tracked
-from sqllm import DIMENSIONS
+from sqllm import DIMENSIONS, storage
 from sqllm.audio.io import open_sound
 from sqllm.corpus import manifest
 from sqllm.errors import AudioError, UsageError
@@ -142,8 +141,8 @@ def write(out: Path, title: str, facts: dict[str, str], judgements: list[dict], 
     result = {"facts": facts, "figures": figures, "beside_the_model_alone": compared}
     if states := tables.statuses(judgements):
         result["answers"] = states
-    _replace(out / "evaluation.json", json.dumps(_plain(result), indent=2, allow_nan=False) + "\n")
-    _replace(out / "evaluation.html", report.page(title, facts, figures, judgements, compared))
+    storage.write(str(out / "evaluation.json"), (json.dumps(_plain(result), indent=2, allow_nan=False) + "\n").encode())
+    storage.write(str(out / "evaluation.html"), report.page(title, facts, figures, judgements, compared).encode())
     with tracked(out, title) as run:
         run.settings(facts)
         for f in figures:
@@ -161,12 +160,6 @@ def _plain(value):
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and value != value else value
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def show(result: dict, console) -> None:

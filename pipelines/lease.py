@@ -44,6 +44,8 @@ def _locked(out: str) -> Iterator[Callable[[], bool]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _refusal(out) from None
+        except OSError as error:
+            raise UsageError(f"cannot lock --out {out}, two runs could write there: {error.strerror}") from None
         yield lambda: True
 
 

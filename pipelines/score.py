@@ -24,7 +24,7 @@ from pipelines import manifest, metrics, resume
 from pipelines.cluster import CUT_CPUS, Pool, start_ray
 from pipelines.journal import Journal
 from pipelines.lease import only_writer
-from pipelines.sink import Sink, commit, row_schema
+from pipelines.sink import Sink, commit, row_schema, writing
 from pipelines.stages import Part, Scorer, cut_recordings, joined, rows_of, unpacked
 from pipelines.summary import Totals, write_summary
 from sqllm import storage
@@ -95,18 +95,20 @@ def _score(
     totals: Totals, may_write: Callable[[], bool],
 ) -> Totals:  # fmt: skip
     shown_s = 15.0 if storage.is_remote(out) else 2.0  # between two states of the run that `sqllm show` sees
-    manifest.keep(out, recordings)
+    recordings = manifest.keep(out, recordings)
     done = np.zeros(len(recordings), bool)
     scores = storage.join(out, "scores")
     if storage.info(scores)[0] == "directory":
         watch("looking at what is scored", totals)
         partitions = [settings.partition(fingerprint) for fingerprint in sorted(fingerprints(settings.model))]
-        done, standing = resume.standing([storage.join(scores, partition) for partition in partitions], recordings)
+        with writing(out):
+            done, standing = resume.standing([storage.join(scores, name) for name in partitions], recordings)
         if len(standing):
             totals.keep(standing)
             totals.partitions = sorted(map(settings.partition, pc.unique(standing["model"]).to_pylist()))
     if not done.all():
-        write_summary(out, totals)
+        with writing(out):
+            write_summary(out, totals)
     sinks: dict[str, Sink] = {}
     schema = row_schema(recordings.drop_columns(["recording_id", "uri", "reference_uri"]).schema)
 
@@ -129,21 +131,23 @@ def _score(
             new = [row | known for row in made]
             totals.add(new, ready_at)
             metrics.count(new)
-            with metrics.stage("write"):
+            with metrics.stage("write"), writing(out):
                 sink(new[0]["model"]).write(new)
-            write_summary(out, totals, every_s=shown_s)
+                write_summary(out, totals, every_s=shown_s)
             watch("scoring", totals)
         check()
         totals.finished = True
     finally:
         if may_write():
-            for each in sinks.values():
-                each.flush()
-            if totals.partitions:
-                write_summary(out, totals)
+            with writing(out):
+                for each in sinks.values():
+                    each.flush()
+                if totals.partitions:
+                    write_summary(out, totals)
     check()  # else rows that were not written would pass for written
-    for partition in totals.partitions:
-        commit(storage.join(scores, partition), totals.as_dict())
+    with writing(out):
+        for partition in totals.partitions:
+            commit(storage.join(scores, partition), totals.as_dict())
     return totals
 
 
@@ -163,6 +167,8 @@ def _made(
         positions = np.flatnonzero(waiting)
         try:
             for position, parts in joined(_scored(recordings, positions, settings, pool, load, journal)):
+                if not waiting[position]:
+                    continue  # a block was done again, with a machine that went, and came out otherwise
                 waiting[position] = False
                 stamp = {"model": parts[0].fingerprint}
                 yield position, [row | stamp for row in rows_of(parts)], parts[0].ready_at
@@ -185,7 +191,7 @@ def _scored(
 ) -> Iterator[tuple[int, Part]]:
     """(position in the table, part) in the order in which they are done."""
     table = recordings.select(["uri", "reference_uri"]).take(positions).append_column("position", pa.array(positions))
-    spread = len(table) // int(8 * ray.cluster_resources()["CPU"])
+    spread = len(table) // int(8 * ray.cluster_resources().get("CPU", 1))
     # recordings in a block: few, for results that come steadily; but a block costs the driver 45 KB as long as it runs
     size = max(1, min(16, spread), len(table) // 2_000)
     parts = (

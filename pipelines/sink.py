@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from sqllm import DIMENSIONS, storage
+from sqllm.errors import UsageError
 from sqllm.recording import ROW_FIELDS
 
 PART_ROWS, PART_S = 20_000, 60.0  # a part is closed at whichever comes first: a run that is cut off loses a minute
@@ -57,22 +60,20 @@ class Sink:
         self.parts = 0
         self.flushed = time.monotonic()
 
-    def write(self, rows: list[dict]) -> bool:
-        """Take all rows of a recording; True when a part was written."""
+    def write(self, rows: list[dict]) -> None:
+        """Take all rows of a recording."""
         self.rows += rows
-        if len(self.rows) < PART_ROWS and time.monotonic() - self.flushed < PART_S:
-            return False
-        return self.flush()
+        if len(self.rows) >= PART_ROWS or time.monotonic() - self.flushed >= PART_S:
+            self.flush()
 
-    def flush(self) -> bool:
-        """Write what was collected; True when there was something."""
+    def flush(self) -> None:
+        """Write what was collected."""
         self.flushed = time.monotonic()
         if not self.rows:
-            return False
+            return
         name = f"part-{self.run}-{self.parts:05d}.parquet"
         write_table(storage.join(self.folder, name), pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.parts = [], self.parts + 1
-        return True
 
 
 def reopen(folder: str) -> None:
@@ -87,6 +88,18 @@ def reopen(folder: str) -> None:
 def commit(folder: str, counts: dict) -> None:
     """Write the file that closes a run: there are no more rows to come."""
     storage.write(storage.join(folder, SUCCESS), (json.dumps(counts, indent=2) + "\n").encode())
+
+
+@contextmanager
+def writing(out: str) -> Iterator[None]:
+    """A disk that is full, or a store that says no, is told in words."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(
+            f"cannot write to --out {out}: {why}. What is there stays: the same command goes on from it"
+        ) from None
 
 
 def write_table(uri: str, table: pa.Table) -> None:

@@ -11,6 +11,7 @@ import io
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import PurePath
 
@@ -41,11 +42,12 @@ def find(sources: Sequence[str], reference: str | None = None, limit: int | None
     when there is one recording. A manifest's own `reference_uri` goes first.
     Raises UsageError where a source is missing or nothing is found.
     """
-    tables = [_expand(source) for source in sources]
+    if "" in sources or reference == "":
+        raise UsageError("an empty name was given: is a variable not set?")
     try:
-        table = pa.concat_tables(tables, promote_options="permissive")
+        table = pa.concat_tables([_expand(source) for source in sources], promote_options="permissive")
     except pa.ArrowException as error:
-        raise UsageError(f"a column has different types in two manifests: {error}") from None
+        raise UsageError(f"a column has different types in two manifests or shards: {error}") from None
     if not table.num_rows:
         raise UsageError(f"no recordings in {', '.join(sources)}: audio files are known by their extension")
     if reference:
@@ -77,9 +79,9 @@ def _expand(source: str) -> pa.Table:
         if not glob.has_magic(source):
             raise UsageError(f"no such file or folder: {source}")
         root = "/".join(takewhile(lambda part: not glob.has_magic(part), _uri(source).split("/")[:-1]))
-        files = [(file, file.uri[len(root) + 1 :]) for file in storage.matching(source)]
+        files = [(file, file.uri[len(root) :].lstrip("/")) for file in storage.matching(source)]
     except OSError as error:
-        raise UsageError(f"cannot list {source}: {error.strerror or error}") from None
+        raise UsageError(f"cannot list {error.filename or source}: {error.strerror or error}") from None
     if not files:
         raise UsageError(f"nothing matches {source}")
     return _table(files)
@@ -117,7 +119,7 @@ def _shard(file: storage.Found) -> pa.Table:
     columns = {
         "uri": table["uri"],
         "reference_uri": table["reference_uri"],
-        "relative": pa.array([uri[len(file.uri) + 1 :] for uri in uris], pa.string()),
+        "relative": pa.array([posixpath.normpath(uri[len(file.uri) + 1 :]) for uri in uris], pa.string()),
         "size": pa.nulls(len(uris), pa.int64()),
         "etag": pa.array([file.etag] * len(uris), pa.string()),
     }
@@ -151,17 +153,20 @@ def _manifest(source: str) -> pa.Table:
     try:
         content = storage.read(source)
         table = parquet.read_table(io.BytesIO(content)) if source.lower().endswith(".parquet") else _read_csv(content)
+        names = table.column_names
+        if "uri" not in names:
+            raise UsageError(f"the manifest {source} has no column 'uri'; it has {', '.join(names)}")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UsageError(f"the manifest {source} has two columns {twice[0]!r}")
+        named = table["uri"].cast(pa.string())
+        blank = pc.index(pc.fill_null(pc.equal(named, ""), True), True).as_py()
+        if blank >= 0:
+            raise UsageError(f"the manifest {source} has no uri in row {blank + 1}")
+        folder = posixpath.dirname(_uri(source))
+        slices = range(0, max(len(table), 1), BATCH)  # as Python's objects all of it would take ten times the memory
+        return pa.concat_tables([_entries(table.slice(first, BATCH), folder) for first in slices])
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"cannot read the manifest {source}: {str(error).splitlines()[0]}") from None
-    if "uri" not in table.column_names:
-        raise UsageError(f"the manifest {source} has no column 'uri'; it has {', '.join(table.column_names)}")
-    named = table["uri"].cast(pa.string())
-    blank = pc.index(pc.fill_null(pc.equal(named, ""), True), True).as_py()
-    if blank >= 0:
-        raise UsageError(f"the manifest {source} has no uri in row {blank + 1}")
-    folder = posixpath.dirname(_uri(source))
-    slices = range(0, max(len(table), 1), BATCH)  # as Python's objects all of it would take ten times the memory
-    return pa.concat_tables([_entries(table.slice(first, BATCH), folder) for first in slices])
 
 
 def _entries(table: pa.Table, folder: str) -> pa.Table:
@@ -200,11 +205,16 @@ def _versions(table: pa.Table, uris: list[str]) -> dict:
     """`size` and `etag`: the manifest's own, else those of files on this machine. No store is asked a million times."""
     if _has_versions(table):
         return {"size": table["size"].cast(pa.int64()), "etag": table["etag"].cast(pa.string())}
-    found = [None if storage.is_remote(uri) else storage.stat(uri) for uri in uris]
+    found = [None if storage.is_remote(uri) else _known(uri) for uri in uris]
     return {
         "size": pa.array([file and file.size for file in found], pa.int64()),
         "etag": pa.array([file and file.etag for file in found], pa.string()),
     }
+
+
+def _known(uri: str) -> storage.Found | None:
+    with suppress(OSError, ValueError):  # why it cannot be read its row will say
+        return storage.stat(uri)
 
 
 def _read_csv(content: bytes) -> pa.Table:
@@ -229,7 +239,7 @@ def _with_references(table: pa.Table, root: str) -> pa.Table:
         kind, file = storage.info(root)
         by_name = {name: file.uri for file, name in _files(root)} if kind == "directory" else {}
     except OSError as error:
-        raise UsageError(f"cannot list --reference {root}: {error.strerror or error}") from None
+        raise UsageError(f"cannot list --reference {error.filename or root}: {error.strerror or error}") from None
     if kind == "file" and table.num_rows == 1:
         found = [file.uri]
     elif kind == "directory":
@@ -257,10 +267,16 @@ def _name(uri: str) -> str:
 
 def _beside(folder: str, name: str) -> str:
     """A manifest's relative names start from its own folder."""
-    if storage.is_remote(name) or not storage.is_remote(folder):
-        return name if storage.is_remote(name) else os.path.abspath(os.path.join(folder, storage.local(name)))
-    scheme, path = folder.split("://", 1)
-    return f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
+    if storage.is_remote(name):
+        return name
+    shard, inside = packed.split(name) or (name, "")  # where names are what they are: `./a.wav`, `/a.wav`
+    at = storage.local(shard)
+    if os.path.isabs(at) or not storage.is_remote(folder):
+        place = os.path.abspath(os.path.join(folder, at))
+    else:
+        scheme, path = folder.split("://", 1)
+        place = f"{scheme}://{posixpath.normpath(posixpath.join(path, at))}"
+    return f"{place}/{inside}" if inside else place
 
 
 def _relative(name: str) -> str:

@@ -38,7 +38,7 @@ class Totals:
     finished: bool = False
     started_at: float = field(default_factory=time.time)
     ready_at: float | None = None  # when the first model was loaded
-    written_at: float = 0.0
+    written_at: float = float("-inf")  # by a clock that is never set
 
     def add(self, rows: list[dict], ready_at: float) -> None:
         """Count all rows of one recording."""
@@ -109,9 +109,9 @@ class Totals:
 
 def write_summary(out: str | os.PathLike, totals: Totals, every_s: float = 0.0) -> None:
     """Replace `out/summary.json` in one step, unless that was done less than `every_s` ago."""
-    if time.time() - totals.written_at < every_s:
+    if time.monotonic() - totals.written_at < every_s:
         return
-    totals.written_at = time.time()
+    totals.written_at = time.monotonic()
     storage.write(storage.join(os.fspath(out), SUMMARY), (json.dumps(totals.as_dict(), indent=2) + "\n").encode())
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
+from sqllm import storage
+
 EXPERIMENT = "sqllm"
 WAIT_S = 60.0  # at the end of a job, for a tracking server that is slow
 
@@ -134,11 +136,11 @@ class Later:
 @contextmanager
 def later(out: str, name: str) -> Iterator[Later | None]:
     """Like `tracked`, as a `Later`; None where `out` is not on this machine and MLFLOW_TRACKING_URI is not set."""
-    if "://" in out and not os.environ.get("MLFLOW_TRACKING_URI"):
+    if storage.is_remote(out) and not os.environ.get("MLFLOW_TRACKING_URI"):
         print("sqllm: without MLflow: set MLFLOW_TRACKING_URI, since --out is not on this machine", file=sys.stderr)
         yield None
         return
-    run = Later(Path(out), name)
+    run = Later(Path(storage.local(out)), name)
     try:
         yield run
     except BaseException as error:

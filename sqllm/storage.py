@@ -7,6 +7,7 @@ that answers 503 or drops a connection is asked again, with growing, random paus
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import fsspec
+from fsspec.utils import glob_translate
 
 from sqllm.errors import UsageError
 
 AHEAD = 4 << 20  # bytes of a file read at a time: a long recording is decoded while it is read
 ATTEMPTS = 8  # with pauses of up to 1, 2, 4, ... 20 s
+GLOB = re.compile(r"[*?[]")
 OPTIONS = {
     "s3": {
         "config_kwargs": {"retries": {"mode": "standard", "max_attempts": ATTEMPTS}, "max_pool_connections": 32},
@@ -86,8 +89,15 @@ def write(uri: str, content: bytes) -> None:
     path = Path(local(uri))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # readers of Parquet pass over names with a dot first
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that loses power may keep the name, and nothing in it
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def create(uri: str, content: bytes) -> bool:
@@ -100,7 +110,7 @@ def create(uri: str, content: bytes) -> bool:
         return False
     except OSError as error:
         answer = getattr(error.__cause__, "response", {})  # not every store says which condition failed
-        if answer.get("Error", {}).get("Code") != "PreconditionFailed":
+        if answer.get("Error", {}).get("Code") not in ("PreconditionFailed", "ConditionalRequestConflict"):
             raise
         return False
     return True
@@ -124,41 +134,51 @@ def info(uri: str) -> tuple[str, Found | None]:
 
 
 def stat(uri: str) -> Found | None:
-    """What a listing says of a file, or None where there is none."""
-    try:
-        return info(uri)[1]
-    except OSError:
-        return None
+    """What a listing says of a file, or None where there is none. OSError where that cannot be told."""
+    return info(uri)[1]
 
 
 def below(folder: str) -> Iterator[Found]:
     """All files in a folder and its folders, in a fixed order; none where there is no such folder.
 
     Hidden ones are left out (macOS puts `._name.wav` beside `name.wav`); links to folders are not followed.
+    OSError where a folder in it cannot be read: what is in there would be missed.
     """
     files, root = system(folder)
     if not is_remote(folder):
-        for place, folders, names in os.walk(root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for place, folders, names in os.walk(root, onerror=_unless_gone):
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "lost+found")
             for name in sorted(name for name in names if not name.startswith(".")):
                 found = stat(os.path.join(place, name))
                 if found is not None:  # not a link to nothing
                     yield found
         return
     with _as_os_error(folder):
-        for info in _pages(files, root) if "s3" in files.protocol else _in_order(files.find(root, detail=True)):
-            if not any(part.startswith(".") for part in info["name"][len(root) :].split("/")):
+        in_order = _pages(files, f"{root.rstrip('/')}/") if "s3" in files.protocol else _sorted(files.find, root)
+        for info in in_order:
+            if not _hidden(info["name"][len(root) :]):
                 yield _found(files, info)
 
 
-def _in_order(found: dict[str, dict]) -> Iterator[dict]:
-    return (found[name] for name in sorted(found))
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
-def _pages(files, root: str) -> Iterator[dict]:
-    """What `find` gives, page by page, in the store's order: that of the names. A million objects are never held."""
-    bucket, _, key = root.partition("/")
-    asked = {"Bucket": bucket, "Prefix": key and f"{key}/"}
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _sorted(look, name: str) -> Iterator[dict]:
+    found = look(name, detail=True)
+    return (found[name] for name in sorted(found) if found[name]["type"] == "file")
+
+
+def _pages(files, prefix: str) -> Iterator[dict]:
+    """All objects whose names begin so, page by page, in the store's order: that of the names. A million objects are
+    never held."""
+    bucket, _, key = prefix.partition("/")
+    asked = {"Bucket": bucket, "Prefix": key}
     while True:
         page = files.call_s3("list_objects_v2", **asked)
         for each in page.get("Contents", []):
@@ -170,11 +190,18 @@ def _pages(files, root: str) -> Iterator[dict]:
 
 
 def matching(pattern: str) -> Iterator[Found]:
-    """The files that a glob names, sorted."""
+    """The files that a glob names, sorted; no hidden ones, unless it says so."""
     files, name = system(pattern)
+    fixed = GLOB.split(name)[0]
     with _as_os_error(pattern):
-        found = files.glob(name, detail=True)
-    yield from (_found(files, found[name]) for name in sorted(found) if found[name]["type"] == "file")
+        if "s3" in files.protocol:  # s3fs passes over folders that the store does not list
+            named = re.compile(glob_translate(name))
+            in_order = (info for info in _pages(files, fixed) if named.match(info["name"]))
+        else:
+            in_order = _sorted(files.glob, name)
+        for info in in_order:
+            if "/." in name or not _hidden(info["name"][fixed.rfind("/") + 1 :]):
+                yield _found(files, info)
 
 
 def _found(files, info: dict) -> Found:

@@ -15,9 +15,12 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -25,19 +28,26 @@ from pyarrow import parquet
 from sqllm import storage
 from sqllm.errors import AudioError, UsageError
 
-SHARDS = (".tar", ".parquet")
 REFERENCE = "#reference"
-INSIDE = re.compile(r"^(.+?\.(?:tar|parquet))/(.+)$", re.IGNORECASE | re.DOTALL)
+ENDS = re.compile(r"\.(?:tar|parquet)(?=/.)", re.IGNORECASE | re.DOTALL)
+HIDDEN = re.compile(r"(^|/)\.(?!\.?/)")  # a part of the name begins with a dot, and is not . or ..
 BATCH = 16  # rows of a Parquet shard that are read at a time
 HELD = 4  # shards whose table of contents a process keeps
 
 
 def split(uri: str) -> tuple[str, str] | None:
     """The shard and the name of a recording in it; None for any other recording."""
-    found = INSIDE.match(uri)
-    if found and os.path.isdir(storage.local(found[1])):
-        return None  # a folder that is called so
-    return (found[1], found[2]) if found else None
+    ends = [found.end() for found in ENDS.finditer(uri)]
+    if storage.is_remote(uri):
+        shard = next((uri[:end] for end in ends[:-1] if _is_file(uri[:end])), uri[: ends[-1]] if ends else None)
+    else:  # a folder may be called so
+        shard = next((uri[:end] for end in ends if not os.path.isdir(storage.local(uri[:end]))), None)
+    return shard and (shard, uri[len(shard) + 1 :])
+
+
+@lru_cache(256)
+def _is_file(uri: str) -> bool:
+    return storage.info(uri)[0] == "file"
 
 
 def is_shard(uri: str) -> bool:
@@ -53,20 +63,21 @@ def is_shard(uri: str) -> bool:
 def read(shard: str, name: str) -> bytes:
     """The bytes of a recording. AudioError NOT_FOUND where the shard or the recording is not there."""
     try:
-        contents = _contents(shard)
+        with storage.open_file(shard) as file:
+            contents = _contents(shard, _version(file))
+            if name not in contents:
+                raise AudioError("NOT_FOUND", f"no {name} in {shard}")
+            if shard.lower().endswith(".tar"):
+                offset, size = contents[name]
+                file.seek(offset)
+                return file.read(size)
+            column = "reference" if name.endswith(REFERENCE) else "audio"
+            with _broken(shard):
+                content = _cell(parquet.ParquetFile(file), *contents[name], column)
     except UsageError as error:
         raise AudioError("DECODE", str(error)) from None
     except OSError as error:
         raise AudioError("NOT_FOUND", f"cannot be read: {error}") from None
-    if name not in contents:
-        raise AudioError("NOT_FOUND", f"no {name} in {shard}")
-    with storage.open_file(shard) as file:
-        if shard.lower().endswith(".tar"):
-            offset, size = contents[name]
-            file.seek(offset)
-            return file.read(size)
-        column = "reference" if name.endswith(REFERENCE) else "audio"
-        content = _cell(parquet.ParquetFile(file), *contents[name], column)
     if content is None:
         raise AudioError("NOT_FOUND", f"no bytes of {name} in {shard}: it could not be read when it was packed")
     return content
@@ -95,6 +106,8 @@ def _listed_parquet(shard: str) -> pa.Table:
     names = kept["uri"].cast(pa.string()).to_pylist()
     if not all(names):
         raise UsageError(f"{shard} has no uri in row {[bool(name) for name in names].index(False) + 1}")
+    if len(set(names)) < len(names):
+        raise UsageError(f"{shard} has two recordings whose uri is {Counter(names).most_common(1)[0][0]}")
     uris = [f"{shard}/{name}" for name in names]
     references = [uri + REFERENCE if lacks is False else None for uri, lacks in zip(uris, lacking, strict=True)]
     columns = {"uri": pa.array(uris, pa.string()), "reference_uri": pa.array(references, pa.string())}
@@ -115,26 +128,31 @@ def _cell(source: parquet.ParquetFile, group: int, row: int, column: str) -> byt
 
 def _listed_tar(shard: str) -> pa.Table:
     samples: dict[str, dict[str, str]] = {}
-    for name in _contents(shard):
-        key, ending = _key(name)
-        samples.setdefault(key, {})[ending] = name
     rows = []
-    with storage.open_file(shard) as file:
+    with storage.open_file(shard) as file, _broken(shard):
+        contents = _contents(shard, _version(file))
+        for name in contents:
+            key, ending = _key(name)
+            samples.setdefault(key, {})[ending] = name
         for files in samples.values():
             audio = [e for e in files if e not in ("json", "txt", "cls") and not _is_reference(e)]
             carried = {}
             if "json" in files:
-                offset, size = _contents(shard)[files["json"]]
+                offset, size = contents[files["json"]]
                 file.seek(offset)
                 carried = _values(file.read(size), f"{shard}/{files['json']}")
             reference = next((f"{shard}/{files[e]}" for e in files if _is_reference(e)), None)
             rows += [carried | {"uri": f"{shard}/{files[e]}", "reference_uri": reference} for e in audio]
-    names = dict.fromkeys(name for row in rows for name in row)
-    table = pa.Table.from_pylist([dict.fromkeys(names) | row for row in rows])
-    if not rows:
-        return pa.table({"uri": pa.array([], pa.string()), "reference_uri": pa.array([], pa.string())})
-    at = table.column_names.index("reference_uri")
-    return table.set_column(at, "reference_uri", table["reference_uri"].cast(pa.string()))
+        names = dict.fromkeys(["uri", "reference_uri", *(name for row in rows for name in row)])
+        return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _column(name: str, values: list) -> pa.Array:
+    """Of one type: where samples disagree, all of them are words."""
+    if name not in ("uri", "reference_uri"):
+        with suppress(pa.ArrowException, OverflowError):
+            return pa.array(values)
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -161,13 +179,23 @@ def _values(content: bytes, name: str) -> dict:
 # ---- both
 
 
+def _version(file: BinaryIO) -> str:
+    """What changes where an open shard is another one than before."""
+    if hasattr(file, "details"):
+        return str({name: file.details.get(name) for name in ("ETag", "etag", "LastModified", "updated", "size")})
+    found = os.fstat(file.fileno())
+    return f"{found.st_ino} {found.st_mtime_ns} {found.st_size}"
+
+
 @lru_cache(HELD)
-def _contents(shard: str) -> Mapping[str, tuple[int, int]]:
-    """Name -> where it is: offset and bytes in a tar, row group and row in a Parquet file."""
+def _contents(shard: str, version: str) -> Mapping[str, tuple[int, int]]:
+    """Name -> where it is: offset and bytes in a tar, row group and row in a Parquet file. Not of hidden files in a tar
+    (macOS puts `._name.wav` beside `name.wav`)."""
     with storage.open_file(shard) as file, _broken(shard):
         if shard.lower().endswith(".tar"):
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                return {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
+                files = (member for member in tar if member.isfile() and not HIDDEN.search(member.name))
+                return {member.name: (member.offset_data, member.size) for member in files}
         source, found = parquet.ParquetFile(file), {}
         for group in range(source.num_row_groups):
             for row, name in enumerate(source.read_row_group(group, ["uri"])["uri"].to_pylist()):
@@ -185,5 +213,7 @@ class _broken:
         pass
 
     def __exit__(self, kind, error, _) -> None:
+        if isinstance(error, UnicodeEncodeError):
+            raise UsageError(f"the shard {self.shard} has a name that is not UTF-8: {error.object!r}") from None
         if isinstance(error, pa.ArrowException | tarfile.TarError):
             raise UsageError(f"cannot read the shard {self.shard}: {next(iter(str(error).splitlines()), '')}") from None

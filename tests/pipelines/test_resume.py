@@ -1,5 +1,6 @@
 """A run that is started again, whatever has changed meanwhile. Ray has no part in that, so the stages run here."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pipelines.results import Results
 from pipelines.score import Settings, score
 from pipelines.sources import find
 from pipelines.stages import Part, rows_of
+from sqllm.errors import UsageError
 from sqllm.recording import cut
 
 SETTINGS = Settings(actors=1, device="cpu")
@@ -49,13 +51,13 @@ def night(calls, stand_in, monkeypatch):
     """night(settings) -> (totals, {name: rows}, the recordings that were scored) of a run over all calls."""
     monkeypatch.setattr("pipelines.score._made", made_here)
 
-    def run(settings=SETTINGS, **options):
+    def run(settings=SETTINGS, source=calls, **options):
         seen = []
 
         def watch(stage, totals):
             seen.append(stage)
 
-        totals = score(find([str(calls)], **options), calls.parent / "out", settings, stand_in, watch, fingerprints)
+        totals = score(find([str(source)], **options), calls.parent / "out", settings, stand_in, watch, fingerprints)
         rows = dataset.dataset(calls.parent / "out/scores" / totals.partitions[-1]).to_table().to_pylist()
         return totals, Counter(os.path.basename(row["uri"]) for row in rows), seen.count("scoring")
 
@@ -154,3 +156,71 @@ def test_the_manifest_grows_and_is_a_source(night, calls, record):
     night()
     names = [os.path.basename(uri) for uri in find([place])["uri"].to_pylist()]
     assert names == ["b.wav", "c.wav", "new.wav", "text.wav", "a.wav"]
+
+
+def test_a_recording_that_two_runs_have_written_is_scored_once_more(night, calls):
+    """The first of them stood still in a write while the second took over."""
+    night()
+    [part] = (calls.parent / "out/scores").rglob("*.parquet")
+    shutil.copy(part, part.with_name("part-other-00000.parquet"))
+    totals, rows, scored = night()
+    assert rows == ALL and scored == 4 and totals.kept == 0
+    assert night()[2] == 0
+
+
+def test_a_reference_that_was_not_there_is_tried_again(night, calls, record):
+    manifest = calls.parent / "m.csv"
+    manifest.write_text(f"uri,reference_uri\n{calls}/a.wav,clean/a.wav\n{calls}/b.wav,\n")
+    assert night(source=manifest)[1:] == ({"a.wav": 2, "b.wav": 2}, 2)
+    assert night(source=manifest)[2] == 1  # it is still not there
+    record(calls.parent / "clean/a.wav", channels=2)
+    assert night(source=manifest)[1:] == ({"a.wav": 2, "b.wav": 2}, 1)
+    assert night(source=manifest)[2] == 0
+
+
+def test_a_part_that_is_broken_is_named(night, calls):
+    night()
+    [part] = (calls.parent / "out/scores").rglob("*.parquet")
+    part.write_bytes(b"")
+    with pytest.raises(UsageError, match=f"{part.name} is broken .* remove it"):
+        night()
+
+
+def test_a_folder_that_cannot_be_looked_into_stops_the_run(night, calls, monkeypatch):
+    """Else all of it would be scored again, beside what is there."""
+    night()
+    looked = os.scandir
+
+    def stale(place):
+        if "fingerprint" in str(place):
+            raise OSError(errno.ESTALE, "Stale file handle", str(place))
+        return looked(place)
+
+    monkeypatch.setattr(os, "scandir", stale)
+    with pytest.raises(UsageError, match="Stale file handle"):
+        night()
+
+
+def test_a_disk_that_is_full_is_told_in_words(night, calls, record, monkeypatch):
+    night(limit=2)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipelines.score.write_summary", full)
+    with pytest.raises(UsageError, match=r"cannot write to --out .*: No space left on device.* goes on"):
+        night()
+    monkeypatch.undo()
+
+
+def test_a_column_that_becomes_something_else_is_refused_at_once(night, calls):
+    manifest = calls.parent / "m.csv"
+    manifest.write_text(f"uri,trunk,agent\n{calls}/a.wav,7,\n")
+    night(source=manifest)
+    manifest.write_text(f"uri,trunk,agent\n{calls}/a.wav,7,3\n{calls}/b.wav,8,4\n")  # an empty column is words
+    assert night(source=manifest)[1:] == ({"a.wav": 2, "b.wav": 2}, 1)
+    rows = dataset.dataset(calls.parent / "out/scores").to_table().to_pylist()
+    assert {(row["trunk"], row["agent"]) for row in rows} == {(7, None), (8, "4")}
+    manifest.write_text(f"uri,trunk,agent\n{calls}/a.wav,7,3\n{calls}/c.wav,7a,4\n")
+    with pytest.raises(UsageError, match="give another --out"):
+        night(source=manifest)

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -123,3 +126,52 @@ def test_references_that_pair_with_nothing_are_refused(tree):
         find([str(tree / "calls")], reference=str(tree / "other"))
     with pytest.raises(UsageError, match="no such folder"):
         find([str(tree / "calls")], reference=str(tree / "absent"))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tree, monkeypatch):
+    looked = os.scandir
+
+    def closed(place):
+        if str(place).endswith("leg"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return looked(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UsageError, match=r"cannot list .*/calls/leg: Permission denied"):
+        find([str(tree / "calls")])
+
+
+def test_hidden_files_are_found_by_those_who_ask_for_them(tree):
+    assert names(find([str(tree / "calls/*.flac")])) == ["calls/a.flac"]
+    assert names(find([str(tree / "calls/.*.flac")])) == ["calls/._a.flac"]
+
+
+@pytest.mark.parametrize(("given", "reference"), [("", None), ("calls", "")])
+def test_a_variable_that_is_not_set_is_said(tree, given, reference):
+    with pytest.raises(UsageError, match="is a variable not set"):
+        find([given and str(tree / given)], reference=reference)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("uri,uri\na,b\n", "two columns 'uri'"), ("uri,size,etag\na,large,x\n", "cannot read the manifest .*large")],
+)
+def test_a_manifest_of_the_wrong_shape_is_said(tmp_path, content, reason):
+    (tmp_path / "m.csv").write_text(content)
+    with pytest.raises(UsageError, match=reason):
+        find([str(tmp_path / "m.csv")])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}/x.tar/./a/1.wav", "{}/x.parquet//data/a.wav", "s3://b/x.tar/./a/1.wav", "{}/calls/b.wav",
+    ],
+)  # fmt: skip
+def test_a_manifest_gives_a_recording_the_name_that_its_source_gave(tree, name):
+    name = name.format(tree)
+    for manifest in (tree / "manifest.parquet", tree / "calls/m.parquet"):
+        parquet.write_table(pa.table({"uri": [name]}), manifest)
+        assert find([str(manifest)])["uri"].to_pylist() == [name]
+    assert sources._beside("s3://b/calls", name) == name
+    assert sources._beside("s3://b/calls", "leg/../x.wav") == "s3://b/calls/x.wav"

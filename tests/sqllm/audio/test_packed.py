@@ -101,3 +101,57 @@ def test_manifests_and_folders_are_no_shards(tmp_path):
     assert packed.split(f"{tmp_path}/calls.tar/a.wav") is None
     assert packed.split("/data/a.wav") is None
     assert next(recording.cut(f"{tmp_path}/calls.tar/a.wav")).row["status"] == "ok"
+
+
+def test_what_computers_put_beside_recordings_is_left_out_of_a_tar(tmp_path):
+    shard = tar(tmp_path / "x.tar", {name: wav(1) for name in ("./a/1.wav", "./a/._1.wav", ".DS_Store", "._2.wav")})
+    assert packed.listed(shard)["uri"].to_pylist() == [f"{shard}/./a/1.wav"]
+
+
+def test_what_samples_do_not_agree_on_becomes_words(tmp_path):
+    notes = {
+        "a.json": b'{"agent": 7, "n": 1}',
+        "b.json": b'{"agent": "x7", "n": 36893488147419103232}',
+        "c.json": b"{}",
+    }
+    shard = tar(tmp_path / "x.tar", {f"{n}.wav": wav(1) for n in "abc"} | notes)
+    rows = packed.listed(shard).to_pylist()
+    assert [row["agent"] for row in rows] == ["7", "x7", None]
+    assert [row["n"] for row in rows] == ["1", "36893488147419103232", None]
+
+
+def test_a_name_that_is_not_utf_8_is_said(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as out:
+        out.addfile(tarfile.TarInfo("caf\xe9.wav"), io.BytesIO())
+    with pytest.raises(UsageError, match=r"not UTF-8: '.*caf.udce9"):
+        packed.listed(f"{tmp_path}/x.tar")
+
+
+@pytest.mark.parametrize("folder", ["calls.parquet", "calls.tar"])
+def test_shards_in_a_folder_that_is_called_like_one(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    shard = tar(tmp_path / folder / "part-0.tar", {"x.parquet/a.wav": wav(1)})
+    [row] = packed.listed(shard).to_pylist()
+    assert packed.split(row["uri"]) == (shard, "x.parquet/a.wav")
+    assert packed.read(*packed.split(row["uri"])) == wav(1)
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_shard_that_is_replaced_gives_no_recording_under_another_name(tmp_path, ending):
+    shard, sounds = f"{tmp_path}/x.{ending}", {"a.wav": wav(1, 1), "b.wav": wav(1, 2)}
+    for names in (["a.wav", "b.wav"], ["b.wav", "a.wav"]):
+        content = {name: sounds[name] for name in names}
+        if ending == "tar":
+            tar(tmp_path / "new", content)
+        else:
+            parquet.write_table(pa.table({"uri": names, "audio": list(content.values())}), tmp_path / "new")
+        (tmp_path / "new").rename(shard)
+        assert packed.read(shard, "a.wav") == sounds["a.wav"]
+
+
+def test_two_recordings_of_one_name_are_said(tmp_path):
+    parquet.write_table(
+        pa.table({"uri": ["a.wav", "b.wav", "a.wav"], "audio": [b"1", b"2", b"3"]}), tmp_path / "x.parquet"
+    )
+    with pytest.raises(UsageError, match="two recordings"):
+        packed.listed(f"{tmp_path}/x.parquet")
