@@ -23,7 +23,7 @@ def simulate(
     noise: Annotated[str | None, typer.Option(metavar="DIR", help="Recorded noises.")] = None,
     rooms: Annotated[str | None, typer.Option(metavar="DIR", help="Impulse responses of rooms.")] = None,
     speakers: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Columns path and speaker; else a folder is a speaker.")
+        str | None, typer.Option(metavar="CSV", help="Columns path and speaker; else a folder in --speech is one.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed draws the same clips.")] = 1,
     panel: Annotated[bool, typer.Option(help="Ask DistillMOS and PESQ for mos too (extra `label`).")] = True,
@@ -98,8 +98,9 @@ def evaluate(
     from sqllm.evaluation import tables
 
     if predictions:
-        if peers:
-            raise UsageError("--peers needs the recordings: give a CORPUS instead of --predictions")
+        given = {"--peers": peers, "--column": column, "--only": only, "--limit": limit}
+        if without := next((name for name, value in given.items() if value), None):
+            raise UsageError(f"{without} needs the recordings: give a CORPUS instead of --predictions")
         judgements = tables.predictions(predictions)
         facts = {"predictions": str(predictions), "judgements": str(len(judgements))}
     else:
@@ -122,6 +123,8 @@ def evaluate(
         facts |= {"only": ", ".join(only)} if only else {}
     result = evaluation.write(out, f"Evaluation of {predictions or model}", facts, judgements, ranks)
     evaluation.show(result, console())
+    if not any(j["predicted"] is not None for j in judgements):
+        raise UsageError("nothing was judged: see the column missing, and try `sqllm score` on one of the recordings")
     print(f"evaluation.json and evaluation.html are in {out}")
 
 

@@ -7,6 +7,7 @@ Peers (`sqllm.evaluation.peers`) hear the same recordings beside it.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,11 +59,16 @@ def judge(
         names += [f"{d}_std" for d in DIMENSIONS]
         rows = dataset.dataset(Path(folder) / "scores", format="parquet").to_table(columns=names).to_pylist()
     votes, judgements = _votes(rated), []
+    stereo = {row["clip"] for row in rows if row["channel"]}
+    if stereo:
+        uri = votes[min(stereo)]["uri"]
+        print(f"sqllm: left out: {uri} (a vote belongs to one channel), {len(stereo)} in all", file=sys.stderr)
     for row in sorted(rows, key=lambda row: (row["reference_uri"] is not None, row["clip"])):
         if row["channel"]:
-            raise UsageError(f"{votes[row['clip']]['uri']}: a vote belongs to one channel, and this has more")
+            continue
         ended = "single" if row["reference_uri"] is None else "double"
         used = row["status"] == "ok" and row["error_code"] != "REFERENCE"  # else it was not judged double-ended
+        used = used and row["clip"] not in stereo
         for name in [*DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS)]:
             judgement = {"ended": ended, "dim": name, "predicted": row[name] if used else None}
             judgements += _beside(votes[row["clip"]], row["clip"], [judgement])

@@ -5,6 +5,7 @@ A task is a shard. A shard that is there is not drawn again, and one appears who
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 
@@ -14,6 +15,8 @@ from pipelines.cluster import start_ray
 from sqllm.corpus.shards import Shards
 from sqllm.corpus.simulate import Pool, shards, speakers_of, table
 from sqllm.errors import UsageError
+
+NOTE = "simulate.json"  # beside the shards: what they were drawn from
 
 
 def simulate(
@@ -25,11 +28,15 @@ def simulate(
 
     `watch(done, of)` is told of every shard. UsageError where speech is missing, or the teachers of mos are.
     """
-    there = Shards.open(out, "--out").files()
-    todo = [(name, list(indices)) for name, indices in shards(clips) if name not in there]
+    place = Shards.open(out, "--out")
     pool = Pool(speech, noise, rooms, speakers_of(speakers))
     if teachers:
         _panel()  # what is missing is said here, not by a worker
+    sources = {"speech": speech, "noise": noise, "rooms": rooms, "speakers": speakers}
+    made_with = {name: path and os.path.abspath(path) for name, path in sources.items()}
+    _same_corpus(place, out, made_with | {"seed": seed, "panel": teachers}, clips)
+    there = place.files()
+    todo = [(name, list(indices)) for name, indices in shards(clips) if name not in there]
     start_ray(verbose)
     shared = ray.put(pool)  # the audio lies in memory once on each machine
     left = [_shard.remote(shared, seed, indices, out, name, teachers) for name, indices in todo]
@@ -46,6 +53,24 @@ def simulate(
         done += len(ready)
         watch(done, len(shards(clips)))
     return len(todo)
+
+
+def _same_corpus(place: Shards, out: str, made_with: dict, clips: int) -> None:
+    """What lies there was drawn from the same sources; more clips may be asked for now. Its last shard may be filled
+    up then: it goes, with its features."""
+    before = place.note(NOTE)
+    if before:
+        had = before.pop("clips")
+        changed = [name for name in made_with if made_with[name] != before.get(name)]
+        if changed or had > clips:
+            what = f"{changed[0]} {before.get(changed[0])}" if changed else f"{had} clips"
+            raise UsageError(f"{out} holds a corpus that was drawn with {what}: give another --out")
+        now = dict(shards(clips))
+        grown = [name.removesuffix("parquet") for name, indices in shards(had) if now[name] != indices]
+        for name in place.files():
+            if name.startswith(tuple(grown)):
+                place.remove(name)
+    place.write_note(NOTE, made_with | {"clips": clips})
 
 
 @ray.remote(num_cpus=1, max_retries=3)

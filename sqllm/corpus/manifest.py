@@ -48,9 +48,10 @@ def read(
             raise UsageError(f"no column {ours!r} to map to; there are {', '.join((*TEXT, *NUMBERS))}")
         if theirs not in table.column_names:
             raise UsageError(f"{path} has no column {theirs!r}; it has {', '.join(table.column_names)}")
-        if ours in table.column_names and ours != theirs:
-            table = table.drop_columns(ours)
-        table = table.append_column(ours, table[theirs]).drop_columns(theirs) if ours != theirs else table
+    picked = {ours: table[theirs] for ours, theirs in (columns or {}).items()}
+    table = table.drop_columns([name for name in table.column_names if name in {*picked, *(columns or {}).values()}])
+    for ours, column in picked.items():
+        table = table.append_column(ours, column)
     return _checked(table, path, path.parent, ranks)
 
 
@@ -100,6 +101,8 @@ def _checked(table: pa.Table, path: Path, root: Path, ranks: bool) -> pa.Table:
         raise UsageError(f"{path} has no column 'uri' with the recordings; it has {', '.join(table.column_names)}")
     for name in TEXT:
         column = table[name].cast(pa.string()) if name in table.column_names else pa.nulls(len(table), pa.string())
+        if name == "uri" and column.null_count:
+            raise UsageError(f"{path} has no uri in row {pc.index(pc.is_null(column), True).as_py() + 1}")
         if name in ("uri", "reference_uri"):
             column = pa.array([p and _absolute(root, p) for p in column.to_pylist()], pa.string())
         table = _put(table, name, column)

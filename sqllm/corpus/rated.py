@@ -24,6 +24,7 @@ from sqllm.recording import cut
 
 SHARD = 50  # recordings
 VAL_SHARE = 0.1
+SPLITS = ("train", "val", "test")
 TEXT = ("uri", "set", "condition", "speaker", "split")
 SCHEMA = pa.schema(
     [("index", pa.int64()), ("recording", pa.int64())]
@@ -39,6 +40,8 @@ def rows(table: pa.Table) -> list[dict]:
     A manifest without the split val is divided here. UsageError where that cannot be, or where it leaks.
     """
     known = [row for row in table.to_pylist() if any(row[d] is not None for d in DIMENSIONS)]
+    if unknown := {row["split"] for row in known} - {None, *SPLITS}:
+        raise UsageError(f"the column split says {min(unknown)!r}; it can be {', '.join(SPLITS)}, or empty")
     if not any(row["split"] == "val" for row in known):
         known = _divided(known)
     if shared := leakage(known):
@@ -62,12 +65,16 @@ def _divided(known: list[dict]) -> list[dict]:
     def order(g: int) -> bytes:  # by chance, and the same in every run
         return hashlib.sha256(min(free[i]["uri"] for i in np.flatnonzero(group == g)).encode()).digest()
 
-    kept, val = 0, set()
-    for g in sorted(set(group.tolist()), key=order)[:-1]:
-        if kept < VAL_SHARE * len(free):
+    wanted, kept, val = VAL_SHARE * len(free), 0, set()
+    sizes = {g: int((group == g).sum()) for g in set(group.tolist())}
+    groups = sorted(sizes, key=order)
+    for g in groups:
+        if kept < wanted and sizes[g] <= 2 * wanted:
             val.add(g)
-            kept += int((group == g).sum())
-    if not val:
+            kept += sizes[g]
+    if len(groups) > 1 and not val:  # all are large
+        val = {min(groups, key=sizes.__getitem__)}
+    if not 0 < len(val) < len(groups):
         raise UsageError(
             "no part of the corpus can be kept for validation: its recordings hang together by speaker and condition. "
             "Give a column `split` with train and val, and rows that share neither"

@@ -10,7 +10,7 @@ human-rated condition (marked `assumed`) borrow the weights of their nearest rel
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -55,8 +55,9 @@ def noisiness(snr_db: float, gain_db: float = 0.0) -> float:
     return softplus((30 - snr_db + 0.5 * min(gain_db, 0.0)) / 10)
 
 
-def severities(chain: Sequence[Impairment], lost: float | None = None) -> dict[str, float]:
-    """Severity features of a chain. `lost`: share of the active speech that gaps took, where it is known."""
+def severities(chain: Sequence[Impairment], lost: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Severity features of a chain. `lost`: share of the active speech that gaps of a kind took, where it is known."""
+    lost = lost or {}
     out: dict[str, float] = {}
     gain_db = sum(step.params["gain_db"] for step in chain if step.kind == "level")
 
@@ -75,9 +76,9 @@ def severities(chain: Sequence[Impairment], lost: float | None = None) -> dict[s
         elif step.kind == "clipping":
             add("clipping", math.log10(1 / min(p["threshold"], 1.0)))
         elif step.kind == "loss":
-            add("loss", math.log1p(20 * (p["rate"] if lost is None else lost)))
+            add("loss", math.log1p(20 * lost.get("loss", p["rate"])))
         elif step.kind == "chop":
-            add("chop", math.log1p(40 * (p["rate"] if lost is None else lost)))
+            add("chop", math.log1p(40 * lost.get("chop", p["rate"])))
         elif step.kind == "jump":
             add("jump", math.log1p(0.02 * p["per_second"] * p["length_ms"]))
         elif step.kind == "level":

@@ -8,6 +8,7 @@ A row is a clip of up to 10 s: `audio` and `reference` as FLAC bytes (16 kHz mon
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ class Shards:
 
     def files(self) -> set[str]:
         """The names of all files; none where there is no such folder."""
+        if self.system.get_file_info(self.folder).is_file:
+            return set()
         found = self.system.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
         return {info.base_name for info in found if info.is_file}
 
@@ -73,6 +76,19 @@ class Shards:
                     return file.read_row_group(group, [column])[column][row].as_py()
                 row -= rows
         raise IndexError(row)
+
+    def note(self, name: str) -> dict | None:
+        """What `write_note` wrote; None where there is none."""
+        if name not in self.files():
+            return None
+        with self.system.open_input_stream(f"{self.folder}/{name}") as source:
+            return json.loads(source.read())
+
+    def write_note(self, name: str, content: dict) -> None:
+        self._put(name, json.dumps(content, indent=2).encode())
+
+    def remove(self, name: str) -> None:
+        self.system.delete_file(f"{self.folder}/{name}")
 
     def write(self, name: str, table: pa.Table, group: int | None = None) -> None:
         """A shard, of which `group` rows can be read at a time."""

@@ -94,16 +94,16 @@ def draw_chain(rng: np.random.Generator) -> list[Impairment]:
     return [draw(str(k), rng) for k in sorted(kinds, key=STAGES.index)]
 
 
-def gap_share(chain: list[Impairment], clean: np.ndarray) -> float | None:
-    """Share of the active speech under the spans of lost frames and mutes."""
-    spans = [s for step in chain if step.kind in ("loss", "chop") for s in step.spans]
-    if not any(step.kind in ("loss", "chop") for step in chain):
-        return None
-    active = active_mask(clean)
-    hit = np.zeros(len(active), bool)
-    for a, b in spans:
-        hit[int(a * 100) : max(int(b * 100), int(a * 100) + 1)] = True
-    return float((hit & active).sum() / max(active.sum(), 1))
+def gap_shares(chain: list[Impairment], clean: np.ndarray) -> dict[str, float]:
+    """Share of the active speech under the spans of lost frames, and of mutes."""
+    active, out = active_mask(clean), {}
+    for step in chain:
+        if step.kind in ("loss", "chop"):
+            hit = np.zeros(len(active), bool)
+            for a, b in step.spans:
+                hit[int(a * 100) : max(int(b * 100), int(a * 100) + 1)] = True
+            out[step.kind] = float((hit & active).sum() / max(active.sum(), 1))
+    return out
 
 
 def load(folder: str, longest_s: float = 15.0) -> dict[str, np.ndarray]:
@@ -123,7 +123,10 @@ def speakers_of(path: str | None) -> dict[str, str]:
     if path is None:
         return {}
     with open(path, encoding="utf-8") as file:
-        found = {row["path"]: row["speaker"] for row in csv.DictReader(file) if row["speaker"]}
+        reader = csv.DictReader(file)
+        if not {"path", "speaker"} <= set(reader.fieldnames or ()):
+            raise UsageError(f"{path} needs columns path and speaker; it has {', '.join(reader.fieldnames or ())}")
+        found = {row["path"]: row["speaker"] for row in reader if row["speaker"]}
     return {Path(name).name: speaker for name, speaker in found.items()} | found
 
 
@@ -154,9 +157,11 @@ class Pool:
             self.weights[split] = w / w.sum() if len(w) else w
 
     def speaker(self, name: str) -> str:
-        """By the table, under the whole name or the file's own; else the folder, or what stands before a dash."""
+        """By the table, under the whole name or the file's own; else the first folder (in it may be chapters), or what
+        stands before a dash."""
         known = self.speakers.get(name) or self.speakers.get(Path(name).name)
-        return known or Path(name).parent.name or name.split("-")[0]
+        folder, *inside = Path(name).parts
+        return known or (folder if inside else name.split("-")[0])
 
     def clip(self, seed: int, index: int) -> dict:
         """Clip number `index`: arrays `audio` and `reference`, chain, ratings, speaker, split."""
@@ -175,11 +180,9 @@ class Pool:
         others = [self.speech[names[rng.integers(len(names))]] for _ in range(4)]
         chain = draw_chain(rng)
         audio = apply(clean, chain, rng, Sources(self.noises[split], self.rooms, others))
-        lost = gap_share(chain, clean)
-        found = ratings.severities(chain, lost)
+        found = ratings.severities(chain, gap_shares(chain, clean))
         return {"index": index, "split": split, "speaker": self.speaker(name), "source": name, "audio": audio,
-                "reference": clean, "chain": chain, "lost": lost, "severities": found,
-                **ratings.expected(found)}  # fmt: skip
+                "reference": clean, "chain": chain, "severities": found, **ratings.expected(found)}  # fmt: skip
 
 
 def row(clip: dict) -> dict:

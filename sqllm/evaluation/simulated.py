@@ -43,7 +43,7 @@ def read(corpus: Path, most: int) -> list[Simulated]:
         raise UsageError(f"no clips of the split val in {corpus}: give the shards of `sqllm corpus simulate`")
     out, audio = [], {path: pq.read_table(path, columns=["audio", "reference"]) for path in {v[0] for v in val}}
     for path, r, row, panel in val:
-        chain = [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in json.loads(row["chain"])]
+        chain = [Impairment(s["kind"], s["params"], [tuple(x) for x in s["spans"]]) for s in row["chain"]]
         window, reference = (to_int16(samples(audio[path][name][r].as_py())) for name in ("audio", "reference"))
         mean = np.array([panel, *(row[d] for d in DIMENSIONS[1:])])
         out.append(Simulated(row["index"], row["speaker"], window, reference, chain, mean))
@@ -53,7 +53,7 @@ def read(corpus: Path, most: int) -> list[Simulated]:
 def _labels(path: Path) -> list[dict]:
     names = [name for name in pq.read_schema(path).names if name not in ("audio", "reference")]
     rows = pq.read_table(path, columns=names).to_pylist()
-    return [row | {"severities": json.loads(row["severities"])} for row in rows]
+    return [row | {name: json.loads(row[name]) for name in ("chain", "severities")} for row in rows]
 
 
 @torch.inference_mode()

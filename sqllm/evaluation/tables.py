@@ -8,6 +8,7 @@ A *judgement* is a dict of one predicted and one voted value: `predicted` and `t
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -116,11 +117,15 @@ def predictions(path: Path) -> list[dict]:
         if name not in names:
             raise UsageError(f"{path} has no column {name!r}; it has {', '.join(names)}")
 
+    if not rows:
+        raise UsageError(f"{path} has no rows")
+
     def number(text: str | None, line: int) -> float | None:
         try:
-            return float(text) if text else None
+            value = float(text) if text else None
         except ValueError:
             raise UsageError(f"{path}, line {line}: {text!r} is not a number") from None
+        return value if value is not None and math.isfinite(value) else None
 
     out = []
     for line, row in enumerate(rows, 2):

@@ -74,7 +74,8 @@ def learn(
         for module in (model.language.base, model.encoder.model):
             module.gradient_checkpointing_enable({"use_reentrant": False})
     made_with = asdict(replace(settings, parts=settings.parts * loop.workers()[1]))
-    made_with |= {"clips": len(clips["train"]), "features": key, "from": first and store.file_hash(first)}
+    made_with |= {"clips": clips["train"].hash(), "features": key, "from": first and store.file_hash(first)}
+    made_with["config"] = {k: v for k, v in asdict(config).items() if k not in ("encoder", "language_model")}
     for name in stages:
         stage = {"listen": listen, "scores": scores, "references": references, "words": words, "joint": joint}[name]
         stage.train(model, clips, checkpoints, settings, made_with=made_with, tell=partial(tell, name), load=load)

@@ -23,11 +23,12 @@ def find(
 
     `columns`, `only`: see `manifest.read`. UsageError where a corpus cannot be read, or where it leaks.
     """
-    places, todo = [], []
+    places, todo, drawn = [], [], True
     for corpus in corpora:
         if Shards.open(corpus).names():
             places.append(corpus)
             continue
+        drawn = False
         if "://" in corpus:
             raise UsageError(f"no shards clips-*.parquet in {corpus}: `sqllm corpus simulate` makes them")
         known = rated.rows(manifest.read(corpus, columns, only))
@@ -35,6 +36,8 @@ def find(
         shards = Shards.open(places[-1])
         there = shards.names()
         todo += [(shards, name, recordings) for name, recordings in rated.shards(known) if name not in there]
+    if drawn and (columns or only):
+        raise UsageError("--column and --only choose among rated recordings, and these are shards")
     return places, todo
 
 

@@ -6,6 +6,7 @@ and of a rated clip the faults are not known.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,12 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def hash(self) -> str:
+        """Changes with the clips and with what is known of them."""
+        known = [[row.get(name) for name in ("index", "speaker", "uri", "set", "condition")] for row in self.rows]
+        ratings = np.concatenate([self.mean, self.std]).tobytes()
+        return hashlib.sha256(json.dumps(known).encode() + ratings).hexdigest()[:16]
 
     def only(self, at: Sequence[int]) -> Clips:
         """The clips with these numbers."""
@@ -229,6 +236,8 @@ def read(corpora: Sequence[Shards], key: str | None) -> dict[str, Clips]:
         if any(row.get("chain") is not None for row in found[0]):
             mean[:, 0] = panel_mos(found[0])
         means.append(mean)
+    if not rows:
+        raise UsageError("no clip of the corpus could be read")
     if shared := leakage(rows):
         raise UsageError(f"the corpus would be judged by what it trains on: {shared}")
     mean, split = np.concatenate(means), np.array([row["split"] for row in rows])

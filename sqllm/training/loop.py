@@ -89,15 +89,15 @@ def fit(
     began = since = time.time()
     losses, clips, tokens = [], 0, 0
     for step in range(start, steps):
-        torch.manual_seed(1000 * seed + step)  # of dropout
-        for _ in mine:
+        for part in mine:
+            torch.manual_seed((1000 * seed + step) * 1000 + part)  # of dropout
             with autocast(device):
                 found = loss(next(drawn))
             (found.value / parts).backward()
             losses.append(found.value.item())
             clips, tokens = clips + found.clips, tokens + found.tokens
         if size > 1:
-            _average([p.grad if p.grad is not None else torch.zeros_like(p) for p in named.values()])
+            _average_gradients(list(named.values()))
         torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
         adamw.step()
         schedule.step()
@@ -130,6 +130,16 @@ def _groups(named: dict[str, nn.Parameter], settings: Settings) -> list[dict]:
     old, new = ([p for n, p in named.items() if (n in made) == is_made] for is_made in (True, False))
     groups = {"params": old, "lr": settings.lr}, {"params": new, "lr": settings.lr * settings.fresh_lr}
     return [group for group in groups if group["params"]]
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """What had no part in any worker's loss keeps no gradient: AdamW passes over it, as with one worker."""
+    used = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    _average([used])
+    for p, share in zip(parameters, used.tolist(), strict=True):
+        if share and p.grad is None:
+            p.grad = torch.zeros_like(p)
+    _average([p.grad for p in parameters if p.grad is not None])
 
 
 def _average(tensors: list[Tensor]) -> None:

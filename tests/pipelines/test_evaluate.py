@@ -7,7 +7,6 @@ import pytest
 from pipelines import evaluate
 from pipelines.cli import main
 from pipelines.score import Settings
-from sqllm.errors import UsageError
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -56,11 +55,14 @@ def test_single_and_double_ended_on_the_same_clips(local_ray, rated, stand_in, m
     }  # fmt: skip
 
 
-def test_a_vote_belongs_to_one_channel(local_ray, tmp_path, record, stand_in):
+def test_a_vote_belongs_to_one_channel(local_ray, tmp_path, record, stand_in, capsys):
     record(tmp_path / "two.wav", channels=2)
-    (tmp_path / "r.csv").write_text("uri,mos\ntwo.wav,3\n")
-    with pytest.raises(UsageError, match="channel"):
-        evaluate.judge(evaluate.corpora([str(tmp_path / "r.csv")], {}, {}), Settings(), lambda *_: None, stand_in)
+    record(tmp_path / "one.wav")
+    (tmp_path / "r.csv").write_text("uri,mos\ntwo.wav,3\none.wav,3\n")
+    table = evaluate.corpora([str(tmp_path / "r.csv")], {}, {})
+    judgements, _ = evaluate.judge(table, Settings(actors=1, device="cpu"), lambda *_: None, stand_in)
+    assert [j["predicted"] is None for j in judgements if j["dim"] == "mos"] == [True, False]
+    assert "two.wav (a vote belongs to one channel), 1 in all" in capsys.readouterr().err
 
 
 def test_predictions_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -26,10 +26,18 @@ def test_shards_are_the_same_whoever_draws_them(local_ray, speech, tmp_path, mon
     made = run(str(speech), str(out), 8, seed=5, teachers=False, watch=lambda done, of: seen.append((done, of)))
     assert made == 2 and seen == [(1, 3), (2, 3), (3, 3)]
     assert (out / "clips-00001.parquet").read_bytes() == b"made before"
-    assert sorted(p.name for p in out.iterdir()) == [f"clips-0000{i}.parquet" for i in range(3)]
+    assert sorted(p.name for p in out.iterdir()) == [*(f"clips-0000{i}.parquet" for i in range(3)), "simulate.json"]
     pool = simulate.Pool(str(speech), None, None)
     assert parquet.read_table(out / "clips-00002.parquet").equals(simulate.table(pool, 5, range(6, 8)))
     assert run(str(speech), str(out), 8, seed=5, teachers=False) == 0
+    (out / "clips-00002.key.npy").write_bytes(b"features of two clips")
+    assert run(str(speech), str(out), 12, seed=5, teachers=False) == 2  # the third is filled up
+    assert parquet.read_table(out / "clips-00002.parquet").equals(simulate.table(pool, 5, range(6, 9)))
+    assert not (out / "clips-00002.key.npy").exists()
+    with pytest.raises(UsageError, match="drawn with seed 5: give another --out"):
+        run(str(speech), str(out), 12, seed=6, teachers=False)
+    with pytest.raises(UsageError, match="drawn with 12 clips: give another --out"):
+        run(str(speech), str(out), 8, seed=5, teachers=False)
 
 
 def test_what_is_missing_is_said(tmp_path, speech, capsys):

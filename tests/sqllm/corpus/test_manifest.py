@@ -61,12 +61,20 @@ def test_any_table_with_a_mapping(tmp_path):
     assert read(tmp_path / "r.parquet")["noi"].to_pylist() == [2.0]
 
 
+def test_a_mapping_may_exchange_columns_and_use_one_twice(tmp_path):
+    (tmp_path / "r.csv").write_text("uri,overall,mos,db\na.wav,4.5,2.0,x\n")
+    [row] = read(tmp_path / "r.csv", {"mos": "overall", "noi": "mos", "set": "db", "condition": "db"}).to_pylist()
+    assert (row["mos"], row["noi"], row["set"], row["condition"]) == (4.5, 2.0, "x", "x")
+    assert not {"overall", "db"} & set(row)
+
+
 @pytest.mark.parametrize(
     ("text", "columns", "reason"),
     [
         ("uri,mos\na.wav,61\n", {}, "from 61 to 61"),
         ("file,mos\na.wav,3\n", {}, "'uri'"),
         ("uri,mos\na.wav,good\n", {}, "mos should be a number"),
+        ("uri,mos\na.wav,3\n,4\n", {}, "no uri in row 2"),
         ("uri,label\na.wav,3\n", {}, "no ratings"),
         ("uri,mos\na.wav,3\n", {"mos": "vote"}, "'vote'"),
         ("uri,mos\na.wav,3\n", {"overall": "mos"}, "'overall'"),

@@ -57,3 +57,11 @@ def test_a_split_that_cannot_be_or_that_leaks_is_refused(tmp_path):
         read(tmp_path, [f"{i}.wav,3,s{i % 4},c{i % 3}," for i in range(12)])
     with pytest.raises(UsageError, match=r"speaker.*train and val.*anna"):
         read(tmp_path, ["a.wav,3,anna,,train", "b.wav,3,anna,,val"])
+    with pytest.raises(UsageError, match="split says 'dev'"):
+        read(tmp_path, ["a.wav,3,anna,,train", "b.wav,3,berta,,dev"])
+
+
+@pytest.mark.parametrize(("sizes", "val"), [((90, 10), 10), ((60, 40), 40), ((50, 30, 10, 10), 10)])
+def test_validation_takes_no_more_than_it_needs(tmp_path, sizes, val):
+    rows = read(tmp_path, [f"{s}-{i}.wav,3,s{s},," for s, size in enumerate(sizes) for i in range(size)])
+    assert sum(row["split"] == "val" for row in rows) == val

@@ -72,8 +72,10 @@ def test_impairments_add_up_and_gaps_are_measured():
     noise, loss = Impairment("noise", {"snr_db": 15}), Impairment("loss", {"rate": 0.1})
     both = rate(noise, loss)
     assert all(both[d] < min(rate(noise)[d], rate(loss)[d]) for d in DIMENSIONS)
-    assert rate(loss, lost=0.0) == ratings.CLEAN  # every lost frame fell into a pause
-    assert rate(loss, lost=0.2)["mos"] < rate(loss)["mos"] < rate(loss, lost=0.05)["mos"]
+    assert rate(loss, lost={"loss": 0.0}) == ratings.CLEAN  # every lost frame fell into a pause
+    assert rate(loss, lost={"loss": 0.2})["mos"] < rate(loss)["mos"] < rate(loss, lost={"loss": 0.05})["mos"]
+    chop = Impairment("chop", {"rate": 0.1})
+    assert rate(loss, chop, lost={"loss": 0.0, "chop": 0.2}) == rate(chop, lost={"chop": 0.2})
     quiet = Impairment("level", {"gain_db": -20})
     assert ratings.severities([noise, quiet])["noise"] < ratings.severities([noise])["noise"]
 

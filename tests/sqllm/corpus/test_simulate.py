@@ -69,7 +69,6 @@ def test_a_clip_is_what_it_says(pool):
         assert len(clip["audio"]) == len(clip["reference"]) <= 10 * RATE
         assert np.isfinite(clip["audio"]).all() and np.abs(clip["audio"]).max() <= 1
         assert all(1 <= clip[d] <= 5 for d in DIMENSIONS)
-        assert (clip["lost"] is not None) == bool({"loss", "chop"} & {step.kind for step in clip["chain"]})
         if not clip["chain"]:
             np.testing.assert_allclose(clip["audio"], clip["reference"], atol=1e-6)
     assert len(kinds) > 10
@@ -100,13 +99,15 @@ def test_each_kind_can_be_drawn():
 def test_the_share_of_speech_that_gaps_took():
     speech = np.concatenate([np.full(2 * RATE, 0.1), np.zeros(2 * RATE)]).astype(np.float32)
     gaps = [Impairment("loss", {}, [(0.0, 0.5), (3.0, 3.5)])]  # the second falls into a pause
-    assert simulate.gap_share(gaps, speech) == pytest.approx(0.25, abs=0.02)
-    assert simulate.gap_share([Impairment("chop", {}, [])], speech) == 0
-    assert simulate.gap_share([Impairment("mnru", {})], speech) is None
+    mute, muted = Impairment("chop", {}, []), Impairment("chop", {}, [(0.0, 1.0)])
+    assert simulate.gap_shares([*gaps, mute], speech) == {"loss": pytest.approx(0.25, abs=0.02), "chop": 0}
+    assert simulate.gap_shares([*gaps, muted], speech)["chop"] == pytest.approx(0.5, abs=0.02)
+    assert simulate.gap_shares([Impairment("mnru", {})], speech) == {}
 
 
 def test_speakers_from_a_table_and_from_folders(pool, folders):
     assert pool.speaker(f"{TRAIN[0]}/0.flac") == TRAIN[0] and pool.speaker("anna-03.wav") == "anna"
+    assert pool.speaker("84/121123/84-121123-0000.flac") == "84"  # LibriSpeech: speaker, chapter, file
     table = {f"{TRAIN[0]}/0.flac": "somebody"}
     assert simulate.Pool(str(folders / "speech"), None, None, table).speaker(f"{TRAIN[0]}/0.flac") == "somebody"
 

@@ -93,3 +93,8 @@ def test_predictions_as_the_paper_writes_them(tmp_path):
             predictions(path)
     with pytest.raises(UsageError, match="absent"):
         predictions(tmp_path / "absent.csv")
+    (tmp_path / "p.csv").write_text("y_true,y_pred\n")
+    with pytest.raises(UsageError, match="no rows"):
+        predictions(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text("y_true,y_pred\n3,nan\n")
+    assert predictions(tmp_path / "p.csv")[0]["predicted"] is None

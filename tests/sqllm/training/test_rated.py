@@ -9,6 +9,7 @@ import torch
 
 from sqllm import Predictor
 from sqllm.corpus.shards import Shards
+from sqllm.errors import UsageError
 from sqllm.model import answering, store
 from sqllm.model.branches import inputs
 from sqllm.model.config import PRESETS, LoRA
@@ -31,6 +32,25 @@ def clips(nisqa, tmp_path_factory):
 def model(config):
     torch.manual_seed(0)
     return store.create(config("ast", "llama3", encoder_training="query", checklist=False, lora=LoRA(dropout=0.0)))
+
+
+def test_a_table_of_ratings_is_a_corpus_too(tmp_path, nisqa):
+    recordings = [f"{nisqa}/NISQA_TRAIN_SIM/deg/{i}.wav,{1 + i % 4},s{i}" for i in range(12)]
+    (tmp_path / "r.csv").write_text("\n".join(["file,mos,speaker", *recordings]) + "\n")
+    [place], todo = corpora.find([str(tmp_path / "r.csv")], str(tmp_path), {"uri": "file"})
+    for task in todo:
+        corpora.make(*task)
+    assert {name: len(c) > 0 for name, c in read([Shards.open(place)], None).items()} == {"train": True, "val": True}
+    with pytest.raises(UsageError, match="--only choose among rated recordings"):
+        corpora.find([place], str(tmp_path), only={"lang": "en"})
+
+
+def test_a_corpus_that_cannot_be_read_is_said(tmp_path):
+    (tmp_path / "r.csv").write_text("uri,mos,speaker\na.wav,3,a\nb.wav,4,b\n")
+    [place], todo = corpora.find([str(tmp_path / "r.csv")], str(tmp_path))
+    assert [corpora.make(*task)[0].split(": ")[1][:9] for task in todo] == ["NOT_FOUND"]
+    with pytest.raises(UsageError, match="no clip of the corpus could be read"):
+        read([Shards.open(place)], None)
 
 
 def test_recordings_are_as_likely_whatever_their_length(clips):

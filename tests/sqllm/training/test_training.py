@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -197,34 +198,49 @@ def test_a_checkpoint_of_another_run_is_refused(corpus, base_model, tmp_path):
         train(corpus, base_model, tmp_path, Settings(4, 2, batch=4, lr=1e-3))
 
 
-def learn(corpus, base_model, out, parts):
-    """The figures and the projector after three steps of learning to score."""
+def test_a_checkpoint_of_another_corpus_is_refused(corpus, base_model, tmp_path):
+    data, other = prepared(corpus, base_model)["train"], tmp_path / "other"
+    assert data.hash() == prepared(corpus, base_model)["train"].hash() != data.only(range(1, len(data))).hash()
+    train(corpus, base_model, tmp_path, Settings(2, 2, batch=4))
+    other.mkdir()
+    for shard in corpus.glob("clips-*.parquet"):
+        table = pq.read_table(shard)
+        at = table.column_names.index("mos")
+        pq.write_table(table.set_column(at, "mos", pc.subtract(table["mos"], 0.1)), other / shard.name)
+    with pytest.raises(UsageError, match="other settings"):
+        train(other, base_model, tmp_path, Settings(2, 2, batch=4))
+
+
+def learn(corpus, base_model, out, projector, parts):
+    """The figures and the projector after a few steps of learning to score."""
     data = prepared(corpus, base_model)
     torch.manual_seed(0)
-    model, lines = store.create(store.ModelConfig.load(base_model)), []
+    model, lines = store.create(replace(store.ModelConfig.load(base_model), projector=projector)), []
     options = {"made_with": {}, "tell": lambda line, _: lines.append(line["loss"])}
     out.mkdir(exist_ok=True)
-    scores.train(model, data, out, Settings(score_steps=3, batch=2, parts=parts, report_every=1), **options)
-    return lines, model.projector.linear.weight.detach()
+    scores.train(model, data, out, Settings(score_steps=4, batch=2, parts=parts, report_every=1), **options)
+    return lines, {name: weight.detach() for name, weight in model.projector.named_parameters()}
 
 
-def _worker(rank, address, corpus, base_model, out):
+def _worker(rank, address, corpus, base_model, out, projector):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    torch.save(learn(corpus, base_model, out, parts=1), out / f"{rank}.pt")
+    torch.save(learn(corpus, base_model, out, projector, parts=1), out / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_workers_learn_what_one_learns_in_two_parts(corpus, base_model, tmp_path):
+@pytest.mark.parametrize("projector", ["linear", "context"])
+def test_two_workers_learn_what_one_learns_in_two_parts(corpus, base_model, tmp_path, projector):
+    """Also what only a part with references teaches, which one of the two may not have."""
     prepared(corpus, base_model)
-    given = (f"file://{tmp_path}/meet", corpus, base_model, tmp_path)
+    given = (f"file://{tmp_path}/meet", corpus, base_model, tmp_path, projector)
     torch.multiprocessing.start_processes(_worker, given, nprocs=2, start_method="fork")
-    alone, weight = learn(corpus, base_model, tmp_path / "alone", parts=2)
+    alone, weights = learn(corpus, base_model, tmp_path / "alone", projector, parts=2)
     for rank in range(2):
         losses, learnt = torch.load(tmp_path / f"{rank}.pt")
         assert losses == pytest.approx(alone, rel=1e-3)
         # Adam makes whole steps of gradients near nothing, whose sign is the rounding of the machine's
-        assert (learnt - weight).abs().mean() < 3e-5
+        assert all((learnt[name] - weight).abs().mean() < 3e-5 for name, weight in weights.items())
     assert (tmp_path / "scores.pt").is_file()
 
 
