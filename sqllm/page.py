@@ -37,6 +37,7 @@ PENS = {
     "good": "#010207", "best": "#010208",
 }  # fmt: skip
 FONT = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "svg.hashsalt": "sqllm"}
+FONT |= {"text.parse_math": False}  # values of columns are drawn, and dollars in them are none of TeX's
 
 
 def frame(title: str, parts: Sequence[str], style: str = "") -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, File, Form, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
@@ -34,6 +35,7 @@ from sqllm.model.config import explained_below
 from sqllm.recording import Moment
 
 READY_S = 5.0
+UPLOADS = "sqllm-upload-"
 PAGE = Path(__file__).with_name("static")
 SAMPLES = Path(sqllm.__file__).with_name("samples")
 
@@ -57,6 +59,7 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
     )
     app.add_middleware(Gate, settings=settings, keys=keys, meter=meter)
     problems.install(app)
+    _clear_uploads()
     judge, profiles = Judge(model, settings, pool, meter), load_profiles()
     samples = sorted(str(path.relative_to(SAMPLES)) for path in SAMPLES.rglob("*.flac"))
     key = Depends(HTTPBearer(auto_error=False, description="one of SQLLM_API_KEYS"))  # for the docs; Gate checks it
@@ -108,7 +111,7 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
         return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @app.get("/v1/models", dependencies=[key], responses={200: examples.MODELS})
-    async def models() -> JSONResponse:
+    async def models(request: Request) -> JSONResponse:
         """The model that answers, the listeners, the limits of an upload, the samples of the page and its words."""
         limits = ("max_mb", "max_audio_s", "max_channels", "timeout_s")
         return JSONResponse(
@@ -116,7 +119,7 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
                 "models": [await ready()],
                 "profiles": [{"name": name, "words": profile.words} for name, profile in profiles.items()],
                 "limits": {name: getattr(settings, name) for name in limits},
-                "samples": [{"name": name, "url": f"/samples/{name}"} for name in samples],
+                "samples": [{"name": name, "url": f"{request.scope['root_path']}/samples/{name}"} for name in samples],
             }
             | vocabulary()
         )
@@ -139,7 +142,7 @@ def make_app(settings: Settings, model, pool: Executor, keys: list[str], meter: 
     async def ready() -> dict:
         try:
             async with in_time(READY_S):
-                return await model.info()
+                return await judge.info()
         except Problem:
             raise Problem(503, "UNAVAILABLE", "the model is not ready", {"Retry-After": "5"}) from None
 
@@ -162,8 +165,16 @@ async def received(file: UploadFile, reference: UploadFile | None = None) -> Asy
 
 @contextmanager
 def _folder():
-    with TemporaryDirectory(prefix="sqllm-", ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(prefix=f"{UPLOADS}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+def _clear_uploads() -> None:
+    """What an endpoint that was killed has left of uploads."""
+    for folder in Path(gettempdir()).glob(f"{UPLOADS}*-*"):
+        pid = folder.name.removeprefix(UPLOADS).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _saved(upload: UploadFile, path: Path) -> Path:

@@ -12,6 +12,11 @@ import typer
 from pipelines.terminal import Device, Verbose, only_our_stderr, read_yaml
 
 
+def _cores() -> int:
+    """All of this machine; of a cluster's nobody knows here how many one of them has."""
+    return 1 if os.environ.get("RAY_ADDRESS", "local") != "local" else os.cpu_count() or 1
+
+
 def serve(
     config: Annotated[
         Path | None,
@@ -34,7 +39,7 @@ def serve(
     """Answer over HTTP, with a page to try it on. API keys: SQLLM_API_KEYS, separated by commas."""
     given = {"host": host, "port": port, "model": model, "device": device and device.value}
     given |= {"max_replicas": max_replicas, "no_auth": no_auth or None}
-    values = {"host": "127.0.0.1", "port": 8000, "model_cpus": os.cpu_count()}
+    values = {"host": "127.0.0.1", "port": 8000, "model_cpus": _cores()}
     values |= read_yaml(config) if config else {}
     values |= {name: value for name, value in given.items() if value is not None}
     host, port = str(values.pop("host")), int(values.pop("port"))

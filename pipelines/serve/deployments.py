@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import ray
 from ray import serve
@@ -100,21 +101,30 @@ class Remote:
     async def answer(self, *asked) -> AsyncIterator[str]:
         response = self.words.answer.remote(*asked)
         try:
-            async for piece in response:
-                yield piece
+            with _problems():
+                async for piece in response:
+                    yield piece
         finally:
             response.cancel()
 
     async def _result(self, response):
         try:
-            return await response
+            with _problems():
+                return await response
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except BackPressureError:
-            raise Problem(429, "BUSY", "try again in 2 s", {"Retry-After": "2"}) from None
-        except (DeploymentUnavailableError, ray.exceptions.RayActorError):
-            raise Problem(503, "UNAVAILABLE", "a copy of the model went away", {"Retry-After": "5"}) from None
+
+
+@contextmanager
+def _problems():
+    """What Serve says of a replica, as a Problem."""
+    try:
+        yield
+    except BackPressureError:
+        raise Problem(429, "BUSY", "try again in 2 s", {"Retry-After": "2"}) from None
+    except (DeploymentUnavailableError, ray.exceptions.RayActorError):
+        raise Problem(503, "UNAVAILABLE", "a copy of the model went away", {"Retry-After": "5"}) from None
 
 
 class Ingress:

@@ -22,6 +22,12 @@ GIVEN_UP = 499  # the client closed the connection before an answer began; nginx
 FORM_BYTES = 64 << 10  # what a form may take beside its files
 
 
+def _below_prefix(scope) -> str:
+    """The path as the routes know it: Serve's `route_prefix` (or a proxy's) stands before it in `scope`."""
+    path, prefix = scope.get("path", ""), scope.get("root_path", "").rstrip("/")
+    return path[len(prefix) :] if path == prefix or path.startswith(f"{prefix}/") else path
+
+
 class Gate:
     """Guards everything under /v1/. What is posted there takes a place until it is answered or given up."""
 
@@ -33,7 +39,8 @@ class Gate:
         self.took: deque[float] = deque(maxlen=32)  # seconds that the last answers took
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        path = _below_prefix(scope)
+        if scope["type"] != "http" or not path.startswith("/v1/"):
             return await self.app(scope, receive, send)
         start, status = time.monotonic(), GIVEN_UP
 
@@ -46,7 +53,7 @@ class Gate:
         try:
             await self._guarded(scope, receive, noted)
         finally:
-            route = scope["path"] if scope["path"] in ROUTES else "other"
+            route = path if path in ROUTES else "other"
             self.meter.request(route, status, time.monotonic() - start)
 
     async def _guarded(self, scope, receive, send) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
@@ -25,6 +26,7 @@ from sqllm.recording import ALL, Chunk, Moment, Search, Worst, cut, recording_id
 
 PIECE = 8  # windows in one call of the model: a long recording lets short ones pass
 AHEAD = 3  # pieces of one recording under way at a time
+FRESH_S = 30.0  # so long a model that has scored counts as ready
 HIGHEST_RATE = 192_000  # Hz: a second of a header that lies may not fill the memory
 
 
@@ -58,32 +60,40 @@ class Judge:
 
     def __init__(self, model, settings: Settings, pool: Executor, meter: Meter):
         self.model, self.settings, self.pool, self.meter = model, settings, pool, meter
+        self.known, self.scored_at = None, 0.0
+
+    async def info(self) -> dict:
+        """What the model says of itself. While it scores it is not asked: there may be a queue before it."""
+        if self.known is None or time.monotonic() - self.scored_at > FRESH_S:
+            self.known, self.scored_at = await self.model.info(), time.monotonic()
+        return self.known
 
     async def score(self, recording: Recording, profile: str | None, explain: str = "never") -> list[dict]:
         """The rows of `Predictor.score`. Problem where no channel has a score, or it takes too long."""
         below = explained_below(explain)
         judgement = await self.judge(recording, profile)
-        for row in judgement.rows:
-            if row["status"] == "ok" and row["mos"] < below:
-                async with self._in_time():
-                    row["explanation"] = "".join(
-                        [p async for p in self.words(judgement.worst[row["channel"]], None, profile)]
-                    )
+        async with self._in_time():
+            for row in judgement.rows:
+                if row["status"] == "ok" and row["mos"] < below:
+                    words = self.words(judgement.worst[row["channel"]], None, profile)
+                    row["explanation"] = "".join([piece async for piece in words])
         return judgement.rows
 
     async def judge(self, recording: Recording, profile: str | None) -> Judgement:
         """Rows without explanations, and the worst windows, which are what words are about."""
-        scored, worst = [], {}
+        scored, worst, models = [], {}, set()
         async with self._in_time(), aclosing(self._scored(recording, profile)) as pieces:
             async for chunk, scores in pieces:
                 scored.append((chunk.without_audio(), scores))
+                if "model" in scores:
+                    models.add(scores["model"])
                 if chunk.windows and "mean" in scores:
                     worst[chunk.channel] = worst_of(chunk, scores["mean"], worst.get(chunk.channel))
-        stamp = {
-            "profile": profile,
-            "model": (await self.model.info())["fingerprint"],
-            "scored_at": datetime.now(UTC).isoformat(),
-        }
+            if not models:  # nobody speaks
+                models = {(await self.info())["fingerprint"]}
+        if len(models) > 1:
+            raise Problem(503, "UNAVAILABLE", "the model was replaced meanwhile", {"Retry-After": "1"})
+        stamp = {"profile": profile, "model": models.pop(), "scored_at": datetime.now(UTC).isoformat()}
         judged = [recording.named(row | stamp) for row in rows(scored)]
         self.meter.judged(judged)
         if not any(row["status"] == "ok" for row in judged):
@@ -135,7 +145,13 @@ class Judge:
                 task.cancel()
 
     async def _of_piece(self, piece: Chunk, profile: str | None) -> dict:
-        return await self.model.score(piece, profile) if piece.counts else {}
+        if not piece.counts:
+            return {}
+        scores = await self.model.score(piece, profile)
+        self.scored_at = time.monotonic()
+        if self.known and self.known["fingerprint"] != scores["model"]:
+            self.known = None
+        return scores
 
     async def _cut(self, recording: Recording) -> AsyncIterator[Chunk]:
         loop = asyncio.get_running_loop()

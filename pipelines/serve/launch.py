@@ -68,7 +68,7 @@ def serving(settings: Settings, host: str, port: int, verbose: bool = False) -> 
     try:
         there = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         address = f"http://{there}:{port}"
-        timeout = settings.upload_timeout_s + 2 * settings.timeout_s + GRACE_S
+        timeout = settings.upload_timeout_s + 3 * settings.timeout_s + GRACE_S  # two recordings, and words
         serve.start(
             proxy_location="HeadOnly" if local else "EveryNode",
             http_options={"host": host, "port": port, "request_timeout_s": timeout},

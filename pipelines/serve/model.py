@@ -47,7 +47,7 @@ class Model:
         return {"name": self.name, "fingerprint": self.predictor.fingerprint, "device": device}
 
     async def score(self, chunk: Chunk, profile: str | None = None) -> dict:
-        """What `assemble` takes; {"error": words} where the model fails on this chunk."""
+        """What `assemble` takes, and "model", the fingerprint; {"error": words} where it fails on this chunk."""
         mine = Waiting(chunk, profile, asyncio.get_running_loop().create_future())
         self.waiting.append(mine)
         if self.draining is None or self.draining.done():
@@ -73,7 +73,7 @@ class Model:
                 found = [{"error": in_words(error)}] * len(batch)
             for waiting, scores in zip(batch, found, strict=True):
                 if not waiting.scores.done():
-                    waiting.scores.set_result(scores)
+                    waiting.scores.set_result(scores | {"model": self.predictor.fingerprint})
 
     def _next_batch(self) -> list[Waiting]:
         """The first who still waits, and others with the same profile, up to `batch_s` of audio."""

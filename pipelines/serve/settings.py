@@ -21,7 +21,7 @@ class Settings(BaseModel):
     max_ingress: int = Field(1, ge=1)
     ingress_cpus: float = Field(0.5, gt=0, description="CPUs booked for each of them")
     max_requests: int = Field(128, ge=1, description="recordings that an ingress has in hand; the next one is a 429")
-    max_mb: float = Field(100, gt=0, description="of an upload: recording and reference")
+    max_mb: float = Field(100, gt=0, description="of an upload: all its recordings together")
     max_audio_s: float = Field(1800, gt=0, description="length of a recording")
     max_channels: int = Field(8, ge=1)
     upload_timeout_s: float = Field(60, gt=0)

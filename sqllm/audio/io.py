@@ -43,6 +43,8 @@ CONTAINERS = {
     "Monkey's Audio": (0, b"MAC "),
     "RealMedia": (0, b".RMF"),
 }
+# FFmpeg goes by content, and knows lists of other files and descriptions of network streams: none of those are opened.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,amr,amrnb,amrwb,aac,ogg,flv,wav,wv,ape,rm,g729"
 WAV_CODECS = {0x160: "WMA", 0x161: "WMA", 0xFF: "AAC", 0x1610: "AAC", 0x83: "G.729", 0x133: "G.729", 0x42: "G.723.1",
               0x111: "G.723.1", 0x45: "G.726", 0x64: "G.726", 0x28F: "G.722", 0x57: "AMR", 0xA109: "Speex"}  # fmt: skip
 
@@ -282,7 +284,8 @@ def _reached(done: int, promised: int | None, rate: int) -> str:
 
 def _pyav(file: BinaryIO, uri: str, container: str) -> tuple[int, int, Iterator[np.ndarray]]:
     try:
-        source = av.open(file, format="g729" if container == "G.729" and _bare(uri) else None)
+        bare = container == "G.729" and _bare(uri)
+        source = av.open(file, format="g729" if bare else None, options={"format_whitelist": FORMATS})
         stream = source.streams.audio[0]
         rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
     except (av.FFmpegError, IndexError) as error:

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
@@ -72,7 +73,8 @@ def test_the_nightly_job_starts_the_machines_that_it_needs(launched, tmp_path):
         shutil.copy(sample, night)
     _, nightly = yaml.safe_load_all((ROOT / "deploy/kubernetes/scoring.yaml").read_text())
     container = nightly["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    today = {"NIGHT": "2026-11-24", "RECORDINGS": str(tmp_path / "calls"), "SCORES": str(tmp_path / "scores")}
+    planned = int(datetime(2026, 11, 25, 0, 30, tzinfo=UTC).timestamp()) // 60  # for the night before, whenever it runs
+    today = {"JOB": f"nightly-{planned}", "RECORDINGS": str(tmp_path / "calls"), "SCORES": str(tmp_path / "scores")}
     command = [*container["command"], *container["args"]]
     environment = launched | today | {"OPTIONS": "--device cpu --actors 1"}
     job = subprocess.run(command, env=environment, capture_output=True, text=True)

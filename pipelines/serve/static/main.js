@@ -288,6 +288,7 @@ let recorder = null;
 $("record").addEventListener("click", async () => {
   if (recorder) return stopRecording();
   complain(null);
+  $("record").disabled = true; // until the browser has been allowed to
   try {
     recorder = await Recorder.start((level, seconds) => {
       $("level").value = level;
@@ -296,6 +297,8 @@ $("record").addEventListener("click", async () => {
     });
   } catch (error) {
     return complain({ title: "Recording did not start", detail: error.message });
+  } finally {
+    $("record").disabled = false;
   }
   showRecording(true);
 });

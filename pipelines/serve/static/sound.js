@@ -71,7 +71,12 @@ export class Recorder {
     }
     recorder.blocks = [];
     recorder.context = new AudioContext();
-    await recorder.context.audioWorklet.addModule(new URL("microphone.js", import.meta.url));
+    try {
+      await recorder.context.audioWorklet.addModule(new URL("microphone.js", import.meta.url));
+    } catch (error) {
+      for (const track of recorder.stream.getTracks()) track.stop();
+      throw error;
+    }
     const node = new AudioWorkletNode(recorder.context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
     node.port.onmessage = ({ data }) => {
       recorder.blocks.push(data);

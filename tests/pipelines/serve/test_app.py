@@ -1,10 +1,12 @@
 """The routes with a stand-in for the model, over a real socket."""
 
+import asyncio
 import json
 import socket
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +15,10 @@ import pytest
 import requests
 import soundfile
 
+from pipelines.serve.app import make_app
+from pipelines.serve.meter import Meter
+from pipelines.serve.model import Model
+from pipelines.serve.settings import Settings
 from sqllm.recording import ROW_FIELDS, recording_id
 
 
@@ -257,7 +263,9 @@ def test_metrics_count_answers_recordings_and_audio(endpoint, record, tmp_path):
 
 def test_nothing_of_an_upload_is_kept(endpoint, record, tmp_path, monkeypatch):
     own = tmp_path / "temporary"
-    own.mkdir()
+    killed = own / "sqllm-upload-4194305-x"  # a number that no process has
+    killed.mkdir(parents=True)
+    (killed / "recording.wav").write_bytes(b"what somebody said")
     monkeypatch.setattr(tempfile, "tempdir", str(own))
     a = record(tmp_path / "a.wav", seconds=60)
     with endpoint() as (address, _):
@@ -272,3 +280,45 @@ def gate(app):
     while type(layer).__name__ != "Gate":
         layer = layer.app
     return layer
+
+
+def test_below_a_prefix_a_key_is_wanted_too(stand_in):
+    """As Ray Serve calls it: the whole path, and the prefix beside it."""
+    app = make_app(Settings(), Model(stand_in), ThreadPoolExecutor(1), ["one"], Meter())
+
+    def get(path, **headers):
+        told = []
+        scope = {"type": "http", "method": "GET", "path": path, "root_path": "/speech", "query_string": b"",
+                 "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}  # fmt: skip
+
+        async def receive():
+            return {"type": "http.request"}
+
+        async def send(message):
+            told.append(message)
+
+        asyncio.run(app(scope, receive, send))
+        return told[0]["status"], b"".join(message.get("body", b"") for message in told[1:])
+
+    assert get("/speech/v1/models")[0] == 401
+    status, body = get("/speech/v1/models", authorization="Bearer one")
+    assert status == 200 and all(s["url"].startswith("/speech/samples/") for s in json.loads(body)["samples"])
+    assert get("/speech/healthz")[0] == 200
+
+
+def test_scores_of_two_models_are_not_mixed(endpoint, record, tmp_path, stand_in):
+    call = record(tmp_path / "a.wav", seconds=170)
+    names = iter(f"model-{n}" for n in range(99))
+    type(stand_in).fingerprint = property(lambda self: next(names))
+    try:
+        with endpoint(stand_in) as (address, _):
+            assert problem(post(address, call), 503, "UNAVAILABLE")
+    finally:
+        type(stand_in).fingerprint = "stand-in"
+
+
+def test_a_model_that_scores_is_ready_without_being_asked(endpoint, record, tmp_path, stand_in, monkeypatch):
+    with endpoint(stand_in) as (address, _):
+        assert requests.get(f"{address}/readyz").ok and post(address, record(tmp_path / "a.wav")).ok
+        monkeypatch.setattr(Model, "info", None)
+        assert requests.get(f"{address}/readyz").json()["model"] == "stand-in"

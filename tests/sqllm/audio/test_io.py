@@ -210,3 +210,21 @@ def write_call(path, minutes):
         for _ in range(minutes):
             file.write(minute)
     return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\n#      Speex\nfile a.wav\n",
+        "v=0\r\no=- 0 0 IN IP4 1270\r\ns=Speex\r\nc=IN IP4 127.0.0.1\r\nm=audio 5004 RTP/AVP 0\r\n",
+    ],
+)
+def test_a_file_opens_no_other_file_and_no_network(tmp_path, monkeypatch, text):
+    pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
+    monkeypatch.chdir(tmp_path)
+    sf.write("a.wav", np.zeros(RATE), RATE)
+    (tmp_path / "x.spx").write_text(text)
+    assert text[28:33] == "Speex"
+    with pytest.raises(AudioError, match="does not open") as refused:
+        io.load("x.spx", 60)
+    assert refused.value.code == "DECODE"
