@@ -166,7 +166,7 @@ async function explain(row, signal) {
   } catch (error) {
     row.explanation = null;
   }
-  if (!signal.aborted && row === shown()) showWords(row);
+  if (row === shown()) showWords(row); // also where it was broken off and no new score came
 }
 
 const question = (text, { channel }, at_s, other = null) =>
