@@ -1,7 +1,5 @@
 """Tiny random bases in a directory, as they come from the hub; weights are large enough for attention to matter."""
 
-import os
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -21,10 +19,6 @@ from transformers import (
 from sqllm import DIMENSIONS
 from sqllm.corpus import simulate
 from sqllm.model.config import LoRA, ModelConfig
-
-os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray starves beside the tests of another process
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
 
 TEXT = [
     "You judge the quality of speech from 1 (bad) to 5 (excellent). Rate it. Clean reference: Answer: ",

@@ -34,7 +34,7 @@ def test_one_chunk_that_fails_spoils_no_other(stand_in):
         return await asyncio.gather(*(model.score(chunk(uri=uri)) for uri in ("a", "poison", "b")))
 
     good, bad, other = asyncio.run(run())
-    assert "mean" in good and "mean" in other and bad == {"error": "RuntimeError: out of luck"}
+    assert "mean" in good and "mean" in other and bad == {"error": "RuntimeError: out of luck", "model": "stand-in"}
 
 
 def test_words_come_between_batches(stand_in):
