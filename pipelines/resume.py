@@ -65,8 +65,8 @@ def standing(folders: Sequence[str], recordings: pa.Table) -> tuple[np.ndarray, 
 
 def _twice(judged: Iterable[pa.Table]) -> pa.Array:
     """The keys that are in more than one part: two runs wrote at once, the first of which had stood still."""
-    counts = pc.value_counts(pa.chunked_array([pc.unique(rows["key"]) for rows in judged]))
-    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    every = np.sort(np.concatenate([np.unique(rows["key"].to_numpy()) for rows in judged]))
+    return pa.array(np.unique(every[1:][every[1:] == every[:-1]]))
 
 
 class _Asked:
