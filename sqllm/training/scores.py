@@ -116,18 +116,19 @@ def train(model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: 
 def validate(
     model: SpeechQualityLLM, clips: Clips, most: int = 160, batch: int = 16, double: bool = False
 ) -> dict[str, float]:
-    """`data.agreement` on clips that are not trained on, and the mean mass on the leaves.
+    """`data.agreement` on at most so many clips that are not trained on, and the mean mass on the leaves.
 
     `double`: those that have a reference, with it."""
-    if double:
-        clips = clips.only(np.flatnonzero(clips.paired))
+    chosen = np.flatnonzero(clips.paired) if double else np.arange(len(clips))
+    if len(chosen) > most:  # of all corpora some
+        chosen = chosen[np.linspace(0, len(chosen) - 1, most).round().astype(int)]
     model.eval()
     for module in model.modules():
         if isinstance(module, Linear4bit):  # in evaluation a CPU repacks its weights, and no gradient passes them after
             module.train()
     means, masses, costs = [], [], []
-    for first in range(0, min(most, len(clips)), batch):
-        at = np.arange(first, min(first + batch, most, len(clips)))
+    for first in range(0, len(chosen), batch):
+        at = chosen[first : first + batch]
         with store.autocast(model.device):
             audio = clips.sound(at).features(model)
             reference = clips.sound(at, reference=True).features(model) if double else None
@@ -140,5 +141,5 @@ def validate(
     if not means:
         return {}
     found = np.array([list(c.values()) for c in checklist.costs(torch.cat(costs))]) if costs else None
-    figures = agreement(clips, torch.cat(means).float().cpu().numpy(), found)
+    figures = agreement(clips.only(chosen), torch.cat(means).float().cpu().numpy(), found)
     return figures | {"mass": float(torch.cat(masses).mean())}

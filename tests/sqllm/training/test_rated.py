@@ -14,7 +14,7 @@ from sqllm.model import answering, store
 from sqllm.model.branches import inputs
 from sqllm.model.config import PRESETS, LoRA
 from sqllm.training import corpora, joint, scores, train, words
-from sqllm.training.data import panel_spread, read
+from sqllm.training.data import Clips, panel_spread, read
 from sqllm.training.settings import Settings
 
 
@@ -99,6 +99,13 @@ def test_gradients_in_4_bits_are_the_same_after_a_validation(clips, config):
     after = gradients()
     assert before and before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_validation_hears_clips_of_all_corpora(clips, model, monkeypatch):
+    heard, sound = [], Clips.sound
+    monkeypatch.setattr(Clips, "sound", lambda self, at, **options: heard.extend(at) or sound(self, at, **options))
+    scores.validate(model, clips["val"], most=2)
+    assert heard == [0, len(clips["val"]) - 1]
 
 
 def test_the_spread_of_votes_leans_on_what_is_usual_as_they_are_few():
