@@ -24,6 +24,7 @@ BLOCK_BYTES = 16 << 20  # audio is handed on in blocks of this size, also from w
 STORE_BYTES = (1 << 30) + os.cpu_count() * (64 << 20)  # audio in flight here; a full store makes decoding wait
 MODEL_BYTES = 700 << 20  # resident memory of one actor with the default model
 CUT_CPUS = 0.5
+LEAST_SHARE = 1 / 16  # of a GPU: every process that uses it takes half a gigabyte for itself
 SETTLE_S = 10
 MACHINES_S = 900  # how long a run waits for the machines that it asks an autoscaler for
 
@@ -93,6 +94,12 @@ def _free(have: dict) -> dict[str, float]:
         if all(free[kind] >= have.get(kind, 0) for kind in free) or time.monotonic() > until:
             return free
         time.sleep(0.1)
+
+
+def gpu_share() -> float:
+    """Of a GPU, for each of many tasks that take a CPU and use a GPU now and then; 0 where the cluster has none."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return max((min(1.0, max(node["GPU"] / node.get("CPU", 1), LEAST_SHARE)) for node in nodes), default=0.0)
 
 
 def bring_up(actors: int, device: str) -> None:

@@ -17,10 +17,10 @@ FAILURES = 3  # of workers, before the run gives up
 KEPT = 2  # checkpoints
 TRAINED = "trained"  # folder of the last checkpoint: configuration and trained weights
 REPORTS_S = "0.2"  # a worker's next report waits until Ray has looked for the last one: every 2 s, were it not told
-READERS = {"cpu": 1, "cuda": 4}  # of each worker
+READERS = {"cpu": 1, "cuda": 8}  # of each worker
 
 
-def fit(job: dict, workers: int, gpu: bool, name: str, storage: str, verbose: bool):
+def fit(job: dict, workers: int, name: str, storage: str, verbose: bool):
     """Drive Ray Train, in a process of its own so that the user's terminal stays quiet; the last checkpoint."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", REPORTS_S)
     if not verbose:
@@ -28,7 +28,7 @@ def fit(job: dict, workers: int, gpu: bool, name: str, storage: str, verbose: bo
     trainer = TorchTrainer(
         work,
         train_loop_config=job,
-        scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=gpu),
+        scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=job["device"] == "cuda"),
         run_config=ray_train.RunConfig(
             name=name,
             storage_path=storage,

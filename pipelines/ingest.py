@@ -19,6 +19,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from pipelines.cluster import gpu_share
 from sqllm.corpus.shards import Shards
 from sqllm.model.config import ModelConfig
 from sqllm.training import corpora, features
@@ -29,7 +30,7 @@ PAUSE_S = 0.02
 
 def prepare(
     names: Sequence[str], place: str, columns: Mapping[str, str], only: Mapping[str, str], config: ModelConfig,
-    bases: Path | None, watch: Callable,
+    bases: Path | None, watch: Callable, device: str = "cpu",
 ) -> list[str]:  # fmt: skip
     """Make shards of rated corpora and features of all, where they are missing; where the shards are."""
     places, todo = corpora.find(names, place, columns, only)
@@ -37,7 +38,8 @@ def prepare(
     corpora.tell_problems([problem for found in problems for problem in found])
     if key := features.features_key(config, bases):
         missing = [(shards, name) for shards in map(Shards.open, places) for name in features.missing(shards, key)]
-        _each("features", [_features.remote(config, bases, shards, name, key) for shards, name in missing], watch)
+        task = _features.options(num_gpus=gpu_share() if device == "cuda" else 0)
+        _each("features", [task.remote(config, bases, shards, name, key, device) for shards, name in missing], watch)
     return places
 
 
@@ -57,11 +59,11 @@ def _shard(shards: Shards, name: str, recordings: list[dict]) -> list[str]:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _features(config: ModelConfig, bases: Path | None, shards: Shards, name: str, key: str) -> None:
+def _features(config: ModelConfig, bases: Path | None, shards: Shards, name: str, key: str, device: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    features.prepare_shard(_encoder(pickle.dumps((config, bases))), shards, name, key)
+    features.prepare_shard(_encoder(pickle.dumps((config, bases, device))), shards, name, key)
 
 
 @cache

@@ -11,7 +11,7 @@ from functools import cache
 
 import ray
 
-from pipelines.cluster import start_ray
+from pipelines.cluster import gpu_share, start_ray
 from sqllm.corpus.shards import Shards
 from sqllm.corpus.simulate import Pool, shards, speakers_of, table
 from sqllm.errors import UsageError
@@ -39,7 +39,9 @@ def simulate(
     todo = [(name, list(indices)) for name, indices in shards(clips) if name not in there]
     start_ray(verbose)
     shared = ray.put(pool)  # the audio lies in memory once on each machine
-    left = [_shard.remote(shared, seed, indices, out, name, teachers) for name, indices in todo]
+    share = gpu_share() if teachers else 0
+    task, device = _shard.options(num_gpus=share), teachers and ("cuda" if share else "cpu")
+    left = [task.remote(shared, seed, indices, out, name, device) for name, indices in todo]
     done = len(shards(clips)) - len(todo)
     watch(done, len(shards(clips)))
     while left:
@@ -74,13 +76,13 @@ def _same_corpus(place: Shards, out: str, made_with: dict, clips: int) -> None:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _shard(pool: Pool, seed: int, indices: list[int], out: str, name: str, teachers: bool) -> None:
-    drawn = table(pool, seed, indices, _panel() if teachers else None)
+def _shard(pool: Pool, seed: int, indices: list[int], out: str, name: str, device: str | bool) -> None:
+    drawn = table(pool, seed, indices, _panel(device) if device else None)
     Shards.open(out).write(name, drawn)
 
 
 @cache
-def _panel():
+def _panel(device: str = "cpu"):
     """Loaded once in each worker."""
     try:
         import torch
@@ -88,7 +90,7 @@ def _panel():
         from sqllm.corpus.panel import Panel
 
         torch.set_num_threads(1)  # a task has one core
-        return Panel()
+        return Panel(device)
     except ImportError as error:
         raise UsageError(
             f"the teachers of mos are not installed ({error.name}): `pip install 'sqllm[label]'` and "

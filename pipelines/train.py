@@ -48,18 +48,18 @@ def train(
     known = _run(out, options, resume)
     store.check_bases(config, bases)
     start_ray(verbose)
-    gpu = _on_gpu(device, workers)
+    device = "cuda" if _on_gpu(device, workers) else "cpu"
     out.mkdir(parents=True, exist_ok=True)
     names = [c if "://" in c else str(Path(c).absolute()) for c in options["corpus"]]
-    places = ingest.prepare(names, known["storage"], columns or {}, only or {}, config, bases, watch)
+    places = ingest.prepare(names, known["storage"], columns or {}, only or {}, config, bases, watch, device)
     clips = data.read([Shards.open(p) for p in places], features.features_key(config, bases))
     with tracked(out, f"train {out.name}", known["run_id"]) as run:
         if not resume:
             run.settings({**options, "workers": workers} | {f"{split}_clips": len(c) for split, c in clips.items()})
             (out / "run.json").write_text(json.dumps(known | {"run_id": run.id}, indent=2) + "\n")
         job = {"places": places, "config": asdict(config), "bases": bases and str(bases)}
-        job |= {"settings": asdict(settings), "device": "cuda" if gpu else "cpu"}
-        checkpoint = _watched(job, workers, gpu, known, verbose, run, out, stages, watch)
+        job |= {"settings": asdict(settings), "device": device}
+        checkpoint = _watched(job, workers, known, verbose, run, out, stages, watch)
         with checkpoint.as_directory() as folder:
             shutil.copytree(Path(folder) / TRAINED, out, dirs_exist_ok=True)
         store.complete(out, bases)
@@ -106,12 +106,10 @@ def _on_gpu(device: str, workers: int) -> bool:
     return gpu
 
 
-def _watched(
-    job: dict, workers: int, gpu: bool, known: dict, verbose: bool, run: Run, out: Path, stages: dict, watch: Callable
-):
+def _watched(job: dict, workers: int, known: dict, verbose: bool, run: Run, out: Path, stages: dict, watch: Callable):
     """The last checkpoint of a training whose figures go to MLflow, to `out` and to the user."""
     job["board"] = board = Board.options(num_cpus=0).remote()
-    fitted = ray.remote(num_cpus=0)(fit).remote(job, workers, gpu, known["name"], known["storage"], verbose)
+    fitted = ray.remote(num_cpus=0)(fit).remote(job, workers, known["name"], known["storage"], verbose)
 
     def told() -> list[tuple[str, dict]]:
         """What came since, noted before anything can interrupt: a run that is gone on with does not tell it again."""

@@ -50,3 +50,14 @@ def test_gpus_that_others_hold_are_refused(local_ray, monkeypatch):
     monkeypatch.setattr(cluster.ray, "available_resources", lambda: {"CPU": 8.0, "GPU": 0.5})
     with pytest.raises(UsageError, match=r"other jobs hold the 2 GPUs .* --device cpu"):
         Pool.fit(100, None, "auto")
+
+
+def test_tasks_share_the_gpus_of_their_machine(monkeypatch):
+    def nodes(*resources):
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in resources])
+        return cluster.gpu_share()
+
+    assert nodes({"CPU": 16}) == nodes() == 0
+    assert nodes({"CPU": 64}, {"CPU": 8, "GPU": 1}) == 1 / 8
+    assert nodes({"CPU": 192, "GPU": 1}) == 1 / 16
+    assert nodes({"GPU": 4}) == nodes({"CPU": 4, "GPU": 8}) == 1

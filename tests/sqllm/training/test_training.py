@@ -14,7 +14,7 @@ from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
 from sqllm.model import answering, store
 from sqllm.model.branches import Branches, inputs, prefix_ids
-from sqllm.training import references, scores, train, words
+from sqllm.training import features, references, scores, train, words
 from sqllm.training.data import panel_mos, read
 from sqllm.training.features import features_key, features_name, load_encoder, missing, prepare_shard
 from sqllm.training.settings import Settings
@@ -179,7 +179,7 @@ def test_a_speaker_in_both_splits_is_refused(corpus, base_model, tmp_path):
         prepared(tmp_path, base_model)
 
 
-def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_model):
+def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_model, monkeypatch):
     clips = prepared(corpus, base_model)["train"]
     config, key = store.ModelConfig.load(base_model), clips.key
     made = np.load(corpus / features_name("clips-00000.parquet", key))
@@ -188,6 +188,9 @@ def test_features_are_made_once_and_know_what_they_were_made_with(corpus, base_m
     made_last = np.load(corpus / features_name(shard, key))
     assert np.array_equal(clips.sound([0, len(clips) - 1], reference=True).x[1], made_last[row, 1])
     assert made.shape == (24, 2, 3, 8, 64) and np.isfinite(made.astype(np.float32)).all()
+    monkeypatch.setitem(features.AT_ONCE, "cpu", 5)  # as a GPU hears them
+    prepare_shard(load_encoder(config, base_model), Shards.open(str(corpus)), "clips-00000.parquet", key)
+    assert np.allclose(np.load(corpus / features_name("clips-00000.parquet", key)), made, atol=4e-3)
     assert features_key(replace(config, audio_tokens=4), base_model) != key
     assert features_key(replace(config, lora=None), base_model) == key
 
