@@ -1,4 +1,4 @@
-"""What training hears, through Ray: shards and features are made in tasks, the parts of steps are drawn by Ray Data.
+"""What training hears, through Ray: shards and features are made in parallel, the parts of steps drawn by Ray Data.
 
 A row of the dataset is a part of a step (`sqllm.training.loop`), not a clip: the number of the part settles which clips
 are drawn, and a reader reads, decodes and measures them wherever the shards lie, ahead of the worker that trains. A
@@ -11,7 +11,6 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +37,8 @@ def prepare(
     corpora.tell_problems([problem for found in problems for problem in found])
     if key := features.features_key(config, bases):
         missing = [(shards, name) for shards in map(Shards.open, places) for name in features.missing(shards, key)]
-        task = _features.options(num_gpus=gpu_share() if device == "cuda" else 0)
-        _each("features", [task.remote(config, bases, shards, name, key, device) for shards, name in missing], watch)
+        if missing:
+            _make_features(missing, config, bases, key, device, watch)
     return places
 
 
@@ -58,18 +57,37 @@ def _shard(shards: Shards, name: str, recordings: list[dict]) -> list[str]:
     return corpora.make(shards, name, recordings)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
-def _features(config: ModelConfig, bases: Path | None, shards: Shards, name: str, key: str, device: str) -> None:
-    import torch
+def _make_features(
+    missing: list[tuple[Shards, str]], config: ModelConfig, bases: Path | None, key: str, device: str, watch: Callable
+) -> None:
+    """By actors and not by tasks: they go, with what they hold of a GPU, before training starts there."""
+    share = gpu_share() if device == "cuda" else 0
+    most = min(len(missing), max(1, int(ray.cluster_resources().get("CPU", 1))))
+    numbers = ray.data.from_items(range(len(missing)), override_num_blocks=len(missing))
+    made = numbers.map(
+        FeatureMaker,
+        fn_constructor_args=(missing, config, bases, key, device),
+        compute=ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=1,
+        num_gpus=share,
+    )
+    for done, _ in enumerate(made.iter_rows(), 1):
+        watch("features", done, len(missing), "")
 
-    torch.set_num_threads(1)
-    features.prepare_shard(_encoder(pickle.dumps((config, bases, device))), shards, name, key)
 
+class FeatureMaker:
+    """Makes the features of shards."""
 
-@cache
-def _encoder(what: bytes):
-    """Loaded once in each worker."""
-    return features.load_encoder(*pickle.loads(what))
+    def __init__(self, missing: list[tuple[Shards, str]], config, bases: Path | None, key: str, device: str):
+        import torch
+
+        torch.set_num_threads(1)
+        self.missing, self.key = missing, key
+        self.encoder = features.load_encoder(config, bases, device)
+
+    def __call__(self, row: dict) -> dict:
+        features.prepare_shard(self.encoder, *self.missing[row["item"]], self.key)
+        return row
 
 
 class Reader:
