@@ -97,7 +97,9 @@ def _free(have: dict) -> dict[str, float]:
 
 
 def gpu_share() -> float:
-    """Of a GPU, for each of many tasks that take a CPU and use a GPU now and then; 0 where the cluster has none."""
+    """Of a GPU, for each of many tasks that take a CPU and use a GPU now and then; 0 where none is free."""
+    if ray.available_resources().get("GPU", 0) < 1:
+        return 0.0
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     return max((min(1.0, max(node["GPU"] / node.get("CPU", 1), LEAST_SHARE)) for node in nodes), default=0.0)
 

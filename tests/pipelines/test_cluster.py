@@ -53,11 +53,12 @@ def test_gpus_that_others_hold_are_refused(local_ray, monkeypatch):
 
 
 def test_tasks_share_the_gpus_of_their_machine(monkeypatch):
-    def nodes(*resources):
+    def nodes(*resources, free=1.0):
+        monkeypatch.setattr(cluster.ray, "available_resources", lambda: {"GPU": free} if free else {})
         monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in resources])
         return cluster.gpu_share()
 
-    assert nodes({"CPU": 16}) == nodes() == 0
+    assert nodes({"CPU": 16}, free=0) == nodes({"CPU": 8, "GPU": 1}, free=0.5) == 0  # the other half is another job's
     assert nodes({"CPU": 64}, {"CPU": 8, "GPU": 1}) == 1 / 8
     assert nodes({"CPU": 192, "GPU": 1}) == 1 / 16
     assert nodes({"GPU": 4}) == nodes({"CPU": 4, "GPU": 8}) == 1
