@@ -3,8 +3,10 @@
 Per segment of 10 s: (1) spectral envelopes are correlated over +-`MAX_DELAY_S` for a few candidate lags; (2) around
 each, half-second blocks are correlated with phase transform (GCC-PHAT; Knapp and Carter, 1976) and the correlations are
 stacked along every drift of a grid, so that drift does not smear the peak; the best stack's peak, in standard
-deviations, tells same signal from other signal. (3) A line through the segments' delays gives delay and drift, and only
-segments on the line speak for it. A delay that jumps on the way (a jitter buffer) therefore costs confidence.
+deviations, tells same signal from other signal. Speech that a neural codec or a vocoder made anew has lost the phases:
+where the envelopes themselves agree more surely than the peak tells, their lag counts. (3) A line through the segments'
+delays gives delay and drift, and only segments on the line speak for it. A delay that jumps on the way (a jitter
+buffer) therefore costs confidence.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from scipy.signal import fftconvolve, stft
 
 from sqllm.audio import RATE
 from sqllm.audio.io import load
-from sqllm.audio.windows import FRAME_S, speech_frames
+from sqllm.audio.windows import FRAME, FRAME_S, speech_frames
 from sqllm.errors import AudioError
 
 LIMIT_S = 1800.0  # pairs are held whole, as int16
@@ -33,6 +35,10 @@ CANDIDATES = 3
 ON_LINE_S = 0.003
 PHAT, PHAT_FLOOR = 0.8, 0.02  # exponent of the whitening, and below which share of the mean power a bin is not raised
 PEAK_NONE, PEAK_SURE = 6.0, 12.0  # peak over spread: confidence 0 and 1
+# Correlation of the envelopes while speech lasts: of 112 neural codings .92 and more, of other speech .55 and less (.74
+# for one second of it).
+ENV_NONE, ENV_SURE, ENV_LEAST_S = 0.7, 0.9, 1.0
+ENV_NEAR = 2  # frames around a candidate that are tried
 ENV_HOP, ENV_BANDS = 160, np.geomspace(150, 7000, 13)
 
 
@@ -90,11 +96,12 @@ def align(degraded: np.ndarray, reference: np.ndarray) -> Match:
     length = int(SEGMENT_S * RATE)
     count = min(MAX_SEGMENTS, -(-len(degraded) // length))
     starts = np.linspace(0, max(len(degraded) - length, 0), max(count, 1)).astype(int)
-    found = []  # of each segment with speech: centre, delay there (samples), drift, peak
+    found = []  # of each segment with speech: centre, delay there (samples), drift, how sure
     for start in starts.tolist():
         segment = degraded[start : start + length]
-        if speech_frames(segment).sum() * FRAME_S >= LEAST_SPEECH_S:
-            found.append(_segment(segment, reference, start))
+        speech = speech_frames(segment)
+        if speech.sum() * FRAME_S >= LEAST_SPEECH_S:
+            found.append(_segment(segment, speech, reference, start))
     if not found or not len(reference):
         return Match(problem="nothing to align: too little speech")
     delay, drift, confidence = _line(np.array(found))
@@ -118,14 +125,25 @@ def _piece(samples: np.ndarray, start: int, length: int) -> np.ndarray:
     return np.pad(inside, (before, length - before - len(inside)))
 
 
-def _segment(segment: np.ndarray, reference: np.ndarray, start: int) -> tuple[float, float, float, float]:
-    """Centre of a segment of the recording, delay there in samples, drift, and height of the peak."""
+def _segment(
+    segment: np.ndarray, speech: np.ndarray, reference: np.ndarray, start: int
+) -> tuple[float, float, float, float]:
+    """Centre of a segment of the recording, delay there in samples, drift, and how sure that is, 0 to 1."""
     furthest = int(RATE * MAX_DELAY_S + MAX_DRIFT * start) + REACH
     around = _piece(reference, start - furthest, len(segment) + 2 * furthest).astype(np.float32)
     x = segment.astype(np.float32)
-    best = max((_phat(x, around, lag) for lag in _candidates(x, around)), key=lambda fine: fine[2])
-    at, drift, peak = best
-    return start + len(segment) / 2, furthest - at, drift, peak
+    x_env, around_env = _envelope(x), _envelope(around)
+    lags = _candidates(x_env, around_env)
+    at, drift, peak = max((_phat(x, around, lag) for lag in lags), key=lambda fine: fine[2])
+    sure = np.clip((peak - PEAK_NONE) / (PEAK_SURE - PEAK_NONE), 0, 1)
+    frames = np.flatnonzero(speech.repeat(FRAME // ENV_HOP)[: x_env.shape[1]])
+    if sure < 1 and len(frames) * ENV_HOP >= ENV_LEAST_S * RATE:
+        tried = [_by_envelope(x_env, around_env, frames, lag) for lag in lags]
+        env_at, agreement = max(tried, key=lambda fine: fine[1])
+        env_sure = np.clip((agreement - ENV_NONE) / (ENV_SURE - ENV_NONE), 0, 1)
+        if env_sure > sure:
+            at, drift, sure = env_at, 0.0, env_sure
+    return start + len(segment) / 2, furthest - at, drift, float(sure)
 
 
 def _envelope(samples: np.ndarray) -> np.ndarray:
@@ -139,9 +157,8 @@ def _envelope(samples: np.ndarray) -> np.ndarray:
     return level / (level.std(1, keepdims=True) + 1e-3)
 
 
-def _candidates(x: np.ndarray, around: np.ndarray) -> list[int]:
-    """Offsets of x in `around`, in samples, at which the envelopes agree best."""
-    x_env, around_env = _envelope(x), _envelope(around)
+def _candidates(x_env: np.ndarray, around_env: np.ndarray) -> list[int]:
+    """Offsets of a segment in what is around it, in samples, at which their envelopes agree best."""
     agreement = fftconvolve(around_env, x_env[:, ::-1], mode="valid", axes=1).sum(0)
     lags = []
     for _ in range(CANDIDATES):
@@ -149,6 +166,25 @@ def _candidates(x: np.ndarray, around: np.ndarray) -> list[int]:
         lags.append(at * ENV_HOP)
         agreement[max(at - 4, 0) : at + 5] = -np.inf
     return lags
+
+
+def _by_envelope(x_env: np.ndarray, around_env: np.ndarray, frames: np.ndarray, lag: int) -> tuple[float, float]:
+    """Offset near `lag` (samples) by the envelopes alone, and their correlation in these frames, mean of the bands."""
+
+    def agreement(at: int) -> float:
+        if not 0 <= at + frames[0] <= at + frames[-1] < around_env.shape[1]:
+            return 0.0
+        one, other = x_env[:, frames], around_env[:, at + frames]
+        one, other = one - one.mean(1, keepdims=True), other - other.mean(1, keepdims=True)
+        return float(((one * other).mean(1) / (one.std(1) * other.std(1) + 1e-6)).mean())
+
+    first = lag // ENV_HOP - ENV_NEAR - 1
+    found = np.array([agreement(first + step) for step in range(2 * ENV_NEAR + 3)])
+    best = 1 + int(found[1:-1].argmax())
+    before, here, after = found[best - 1 : best + 2]
+    bend = before - 2 * here + after
+    between = 0.5 * (before - after) / bend if here > max(before, after) else 0.0  # the top of a parabola
+    return (first + best + between) * ENV_HOP, float(here)
 
 
 def _phat(x: np.ndarray, around: np.ndarray, lag: int) -> tuple[float, float, float]:
@@ -177,9 +213,8 @@ def _phat(x: np.ndarray, around: np.ndarray, lag: int) -> tuple[float, float, fl
 
 
 def _line(found: np.ndarray) -> tuple[float, float, float]:
-    """Delay at time 0 (samples), drift and confidence from segments [k, 4] of centre, delay, drift, peak."""
-    centres, delays, drifts, peaks = found.T
-    sure = np.clip((peaks - PEAK_NONE) / (PEAK_SURE - PEAK_NONE), 0, 1)
+    """Delay at time 0 (samples), drift and confidence from segments [k, 4] of centre, delay, drift, how sure."""
+    centres, delays, drifts, sure = found.T
     lines = [(drifts[i], delays[i] - drifts[i] * centres[i]) for i in range(len(found))]
     for i in range(len(found)):
         for j in range(i):

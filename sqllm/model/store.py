@@ -47,7 +47,7 @@ from sqllm.model.speech_quality_llm import SpeechQualityLLM
 transformers_logging.disable_progress_bar()  # of loading weights: seconds at most
 transformers_logging.set_verbosity_error()  # a classifier's head is left out on purpose
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries: what fails in the end is said by `_from_hub`
-PREPROCESSING = 1  # raise it when the way from bytes to features changes scores
+PREPROCESSING = 2  # raise it when the way from bytes to features changes scores
 
 
 def _base_path(name: str, directory: Path | None) -> Path | str:

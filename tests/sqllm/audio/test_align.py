@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import soxr
-from scipy.signal import butter, lfilter, sosfilt
+from scipy.signal import butter, istft, lfilter, sosfilt, stft
 
 from sqllm.audio import RATE
 from sqllm.audio.align import align, match
@@ -80,6 +80,28 @@ def test_other_speech_is_refused(how):
     found = align(degraded, speech(12, seed=1))
     assert not found.used
     assert found.confidence < 0.3
+
+
+def anew(x, rng):
+    """As a vocoder makes it: the same power in time and frequency, other phases."""
+    _, _, spectrum = stft(x, RATE, nperseg=512)
+    phases = np.exp(2j * np.pi * rng.random(spectrum.shape))
+    return istft(np.abs(spectrum) * phases, RATE, nperseg=512)[1][: len(x)]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, -3.2037, 4.9])
+def test_speech_made_anew_has_the_delay_of_its_envelope(delay_s):
+    reference = speech(25, seed=1)
+    found = align(whole(anew(move(reference, delay_s), np.random.default_rng(0))), reference)
+    assert found.used, found
+    assert found.delay_s == pytest.approx(delay_s, abs=0.003)
+    assert abs(found.drift_ppm) < 200
+
+
+@pytest.mark.parametrize("seconds", [1.5, 12])
+def test_other_speech_made_anew_is_refused(seconds):
+    degraded = whole(anew(speech(seconds, seed=2).astype(float), np.random.default_rng(0)))
+    assert align(degraded, speech(12, seed=1)).confidence < 0.3
 
 
 def test_long_drift_and_the_reference_under_a_window():
