@@ -143,7 +143,7 @@ def write(out: Path, title: str, facts: dict[str, str], judgements: list[dict], 
     """Figures into `out/evaluation.json`, `out/evaluation.html` and MLflow; returns what the JSON holds."""
     out.mkdir(parents=True, exist_ok=True)
     figures = tables.figures(judgements, ranks)
-    compared = tables.comparisons(judgements, "rho" if ranks else "r")
+    compared = tables.comparisons(judgements, *(["rho"] if ranks else ["r", "rmse"]))
     result = {"facts": facts, "figures": figures, "beside_the_model_alone": compared}
     if states := tables.statuses(judgements):
         result["answers"] = states

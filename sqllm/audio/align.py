@@ -1,18 +1,20 @@
 """Where a clean reference lies under a degraded recording: delay, clock drift, and how sure that is.
 
-Per segment of 10 s: (1) spectral envelopes are correlated over +-`MAX_DELAY_S` for a few candidate lags; (2) around
-each, half-second blocks are correlated with phase transform (GCC-PHAT; Knapp and Carter, 1976) and the correlations are
-stacked along every drift of a grid, so that drift does not smear the peak; the best stack's peak, in standard
-deviations, tells same signal from other signal. Speech that a neural codec or a vocoder made anew has lost the phases:
-where the envelopes themselves agree more surely than the peak tells, their lag counts. (3) A line through the segments'
-delays gives delay and drift, and only segments on the line speak for it. A delay that jumps on the way (a jitter
-buffer) therefore costs confidence.
+Per segment of 10 s, which is a window (`windows`): (1) spectral envelopes are correlated over +-`MAX_DELAY_S` for a few
+candidate lags; (2) around each, half-second blocks are correlated with phase transform (GCC-PHAT; Knapp and Carter,
+1976) and the correlations are stacked along every drift of a grid, so that drift does not smear the peak; the best
+stack's peak, in standard deviations, tells same signal from other signal. Speech that a neural codec or a vocoder made
+anew has lost the phases: where the envelopes themselves agree more surely than the peak tells, their lag counts. (3) A
+jitter buffer moves the delay on the way: sure segments on one line are a stretch, the drift of the clocks is that of
+all, and a window has the delay of its stretch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -20,7 +22,7 @@ from scipy.signal import fftconvolve, stft
 
 from sqllm.audio import RATE
 from sqllm.audio.io import load
-from sqllm.audio.windows import FRAME, FRAME_S, speech_frames
+from sqllm.audio.windows import FRAME, FRAME_S, Windower, speech_frames
 from sqllm.errors import AudioError
 
 LIMIT_S = 1800.0  # pairs are held whole, as int16
@@ -29,7 +31,8 @@ MAX_DRIFT = 600e-6
 LEAST_CONFIDENCE = 0.5
 LEAST_COVER = 0.5  # of the recording, that the reference must lie under
 
-SEGMENT_S, MAX_SEGMENTS, LEAST_SPEECH_S = 10.0, 24, 0.3
+LEAST_SPEECH_S = 0.3  # of a segment
+GIVE_UP = 24  # segments with speech, of which none is sure
 BLOCK, REACH = RATE // 2, 1024  # samples; lags of a block are searched within +-REACH of the candidate
 CANDIDATES = 3
 ON_LINE_S = 0.003
@@ -44,13 +47,17 @@ ENV_HOP, ENV_BANDS = 160, np.geomspace(150, 7000, 13)
 
 @dataclass
 class Match:
-    """A reference laid under a recording: degraded(t) = reference((t - delay_s) / (1 + drift_ppm / 1e6))."""
+    """A reference laid under a recording: degraded(t) = reference((t - delay_s) / (1 + drift_ppm / 1e6)).
+
+    That is its beginning; each of `stretches` has a delay of its own.
+    """
 
     delay_s: float | None = None
     drift_ppm: float | None = None
     confidence: float = 0.0
     problem: str | None = None  # why it is not used
     samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16), repr=False)  # of the reference
+    stretches: list[tuple[float, float]] = field(default_factory=list)  # where each begins, and its delay, in samples
 
     @property
     def used(self) -> bool:
@@ -61,14 +68,18 @@ class Match:
 
     def reference(self, start: int, length: int) -> np.ndarray:
         """The reference under samples start..start+length of the recording, int16; zeros where it has none."""
-        stretch = 1 + self.drift_ppm * 1e-6
-        first = (start - self.delay_s * RATE) / stretch
+        pace = 1 + self.drift_ppm * 1e-6
+        first = (start - self._delay(start + length / 2)) / pace
         if abs(self.drift_ppm) * 1e-6 * length < 1:
             return _piece(self.samples, round(first), length)
         margin = 256
-        piece = _piece(self.samples, round(first) - margin, round(length / stretch) + 2 * margin)
-        stretched = soxr.resample(piece, RATE, RATE * stretch)
-        return _piece(stretched, round(margin * stretch), length)
+        piece = _piece(self.samples, round(first) - margin, round(length / pace) + 2 * margin)
+        stretched = soxr.resample(piece, RATE, RATE * pace)
+        return _piece(stretched, round(margin * pace), length)
+
+    def _delay(self, at: float) -> float:
+        """Of the stretch around this sample of the recording, in samples."""
+        return [delay for begin, delay in self.stretches if begin <= at][-1]
 
 
 def match(uri: str, reference: str) -> tuple[list[Match] | None, str | None]:
@@ -93,25 +104,25 @@ def match(uri: str, reference: str) -> tuple[list[Match] | None, str | None]:
 
 def align(degraded: np.ndarray, reference: np.ndarray) -> Match:
     """Lay a reference under a recording: int16 [n] and [m] at 16 kHz. Look at `used` before anything else."""
-    length = int(SEGMENT_S * RATE)
-    count = min(MAX_SEGMENTS, -(-len(degraded) // length))
-    starts = np.linspace(0, max(len(degraded) - length, 0), max(count, 1)).astype(int)
-    found = []  # of each segment with speech: centre, delay there (samples), drift, how sure
-    for start in starts.tolist():
-        segment = degraded[start : start + length]
+    found: list[Segment] = []
+    windower = Windower()
+    for start, segment in chain(windower.update(degraded), windower.finish()):
         speech = speech_frames(segment)
-        if speech.sum() * FRAME_S >= LEAST_SPEECH_S:
+        if len(reference) and speech.sum() * FRAME_S >= LEAST_SPEECH_S:
             found.append(_segment(segment, speech, reference, start))
-    if not found or not len(reference):
+            if len(found) == GIVE_UP and max(known.sure for known in found) < LEAST_CONFIDENCE:
+                break
+    if not found:
         return Match(problem="nothing to align: too little speech")
-    delay, drift, confidence = _line(np.array(found))
-    result = Match(float(delay / RATE), float(drift * 1e6), float(confidence), None, reference)
+    stretches, drift, confidence = _stretches(found)
+    (_, delay), (_, last) = stretches[0], stretches[-1]
+    result = Match(float(delay / RATE), float(drift * 1e6), confidence, None, reference, stretches)
     if confidence < LEAST_CONFIDENCE:
         result.problem = f"the reference does not match with confidence ({confidence:.2f})"
     elif abs(result.delay_s) > MAX_DELAY_S + 0.1:
         result.problem = f"the reference is {result.delay_s:.1f} s off, more than {MAX_DELAY_S:g} s"
     else:
-        end = delay + len(reference) * (1 + drift)
+        end = last + len(reference) * (1 + drift)
         cover = (min(end, len(degraded)) - max(delay, 0)) / len(degraded)
         if cover < LEAST_COVER:
             result.problem = f"the reference lies under {100 * max(cover, 0):.0f} % of the recording only"
@@ -125,25 +136,37 @@ def _piece(samples: np.ndarray, start: int, length: int) -> np.ndarray:
     return np.pad(inside, (before, length - before - len(inside)))
 
 
-def _segment(
-    segment: np.ndarray, speech: np.ndarray, reference: np.ndarray, start: int
-) -> tuple[float, float, float, float]:
-    """Centre of a segment of the recording, delay there in samples, drift, and how sure that is, 0 to 1."""
+class Segment(NamedTuple):
+    """What 10 s of the recording tell: delay in samples at their centre, drift, and how sure that is, 0 to 1."""
+
+    centre: float
+    delay: float
+    drift: float
+    sure: float
+
+
+def _segment(segment: np.ndarray, speech: np.ndarray, reference: np.ndarray, start: int) -> Segment:
     furthest = int(RATE * MAX_DELAY_S + MAX_DRIFT * start) + REACH
     around = _piece(reference, start - furthest, len(segment) + 2 * furthest).astype(np.float32)
     x = segment.astype(np.float32)
     x_env, around_env = _envelope(x), _envelope(around)
     lags = _candidates(x_env, around_env)
-    at, drift, peak = max((_phat(x, around, lag) for lag in lags), key=lambda fine: fine[2])
-    sure = np.clip((peak - PEAK_NONE) / (PEAK_SURE - PEAK_NONE), 0, 1)
-    frames = np.flatnonzero(speech.repeat(FRAME // ENV_HOP)[: x_env.shape[1]])
-    if sure < 1 and len(frames) * ENV_HOP >= ENV_LEAST_S * RATE:
-        tried = [_by_envelope(x_env, around_env, frames, lag) for lag in lags]
-        env_at, agreement = max(tried, key=lambda fine: fine[1])
-        env_sure = np.clip((agreement - ENV_NONE) / (ENV_SURE - ENV_NONE), 0, 1)
-        if env_sure > sure:
-            at, drift, sure = env_at, 0.0, env_sure
-    return start + len(segment) / 2, furthest - at, drift, float(sure)
+    best = _phat(x, around, lags[0])
+    if best.sure < 1:
+        fits = [best, *(_phat(x, around, lag) for lag in lags[1:])]
+        frames = np.flatnonzero(speech.repeat(FRAME // ENV_HOP)[: x_env.shape[1]])
+        if len(frames) * ENV_HOP >= ENV_LEAST_S * RATE:
+            fits += [_by_envelope(x_env, around_env, frames, lag) for lag in lags]
+        best = max(fits, key=lambda fit: fit.sure)  # of equals the first
+    return Segment(start + len(segment) / 2, furthest - best.at, best.drift, best.sure)
+
+
+class Fit(NamedTuple):
+    """Where a segment begins in what is around it, in samples, its drift against that, and how sure that is."""
+
+    at: float
+    drift: float
+    sure: float
 
 
 def _envelope(samples: np.ndarray) -> np.ndarray:
@@ -168,8 +191,8 @@ def _candidates(x_env: np.ndarray, around_env: np.ndarray) -> list[int]:
     return lags
 
 
-def _by_envelope(x_env: np.ndarray, around_env: np.ndarray, frames: np.ndarray, lag: int) -> tuple[float, float]:
-    """Offset near `lag` (samples) by the envelopes alone, and their correlation in these frames, mean of the bands."""
+def _by_envelope(x_env: np.ndarray, around_env: np.ndarray, frames: np.ndarray, lag: int) -> Fit:
+    """Near `lag` (samples) by the envelopes alone: their correlation in these frames, mean of the bands."""
 
     def agreement(at: int) -> float:
         if not 0 <= at + frames[0] <= at + frames[-1] < around_env.shape[1]:
@@ -184,11 +207,11 @@ def _by_envelope(x_env: np.ndarray, around_env: np.ndarray, frames: np.ndarray, 
     before, here, after = found[best - 1 : best + 2]
     bend = before - 2 * here + after
     between = 0.5 * (before - after) / bend if here > max(before, after) else 0.0  # the top of a parabola
-    return (first + best + between) * ENV_HOP, float(here)
+    return Fit((first + best + between) * ENV_HOP, 0.0, _between(here, ENV_NONE, ENV_SURE))
 
 
-def _phat(x: np.ndarray, around: np.ndarray, lag: int) -> tuple[float, float, float]:
-    """Offset of x's centre in `around` near `lag` (samples), drift, peak: the best of blocks stacked along a drift."""
+def _phat(x: np.ndarray, around: np.ndarray, lag: int) -> Fit:
+    """Near `lag` (samples), for x's centre: the best of blocks stacked along a drift."""
     block = min(BLOCK, len(x))
     starts = np.arange(0, len(x) - block + 1, block)
     size = 1 << (block + 2 * REACH - 1).bit_length()
@@ -209,26 +232,34 @@ def _phat(x: np.ndarray, around: np.ndarray, lag: int) -> tuple[float, float, fl
             row += values[reach - shift : reach - shift + 2 * REACH + 1]
     drift, at = np.unravel_index(np.argmax(stacks), stacks.shape)
     peak = (stacks[drift, at] - stacks.mean()) / (stacks.std() + 1e-9)
-    return lag + at - REACH, float(drifts[drift]), float(peak)
+    return Fit(lag + at - REACH, float(drifts[drift]), _between(peak, PEAK_NONE, PEAK_SURE))
 
 
-def _line(found: np.ndarray) -> tuple[float, float, float]:
-    """Delay at time 0 (samples), drift and confidence from segments [k, 4] of centre, delay, drift, how sure."""
-    centres, delays, drifts, sure = found.T
-    lines = [(drifts[i], delays[i] - drifts[i] * centres[i]) for i in range(len(found))]
-    for i in range(len(found)):
-        for j in range(i):
-            slope = (delays[i] - delays[j]) / (centres[i] - centres[j])
-            if abs(slope) <= MAX_DRIFT:
-                lines.append((slope, delays[i] - slope * centres[i]))
+def _between(value: float, none: float, sure: float) -> float:
+    return float(np.clip((value - none) / (sure - none), 0, 1))
 
-    def on(line):
-        return np.abs(line[1] + line[0] * centres - delays) < ON_LINE_S * RATE
 
-    slope, offset = max(lines, key=lambda line: sure[on(line)].sum())
-    kept = on((slope, offset)) & (sure > 0)
-    if kept.sum() > 1:
-        slope, offset = np.polyfit(centres[kept], delays[kept], 1, w=sure[kept])
-    confidence = float((sure * on((slope, offset))).mean())
+def _stretches(found: Sequence[Segment]) -> tuple[list[tuple[float, float]], float, float]:
+    """Where each stretch of one delay begins and its delay at time 0, in samples; drift; confidence."""
+    centres, delays, drifts, sure = np.array(found).T
+    anchors = np.flatnonzero(sure >= min(LEAST_CONFIDENCE, sure.max()))
+    at, delay, weight = centres[anchors], delays[anchors], sure[anchors] + 1e-9
+    expected = (drifts[anchors][1:] + drifts[anchors][:-1]) / 2 * np.diff(at)
+    moved = np.abs(np.diff(delay) - expected) > ON_LINE_S * RATE
+    stretch = np.concatenate([[0], np.cumsum(moved)])
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(stretch, values * weight) / np.bincount(stretch, weight)
+
+    off = at - mean(at)[stretch]
+    if (spread := (weight * off**2).sum()) > 0:  # one slope through all stretches
+        slope = (weight * off * (delay - mean(delay)[stretch])).sum() / spread
+    else:
+        slope = np.average(drifts[anchors], weights=weight)
+    offsets = mean(delay - slope * at)
+    turns = (at[:-1] + at[1:])[moved] / 2
+    on = np.abs(offsets[np.searchsorted(turns, centres)] + slope * centres - delays) < ON_LINE_S * RATE
+    on[anchors] = True
     drift = slope / (1 - slope)  # delays were read on the recording's clock: t - (t - delay) / (1 + drift)
-    return offset * (1 + drift), drift, confidence
+    begins = [-np.inf, *turns]
+    return list(zip(begins, offsets * (1 + drift), strict=True)), drift, float((sure * on).mean())

@@ -60,23 +60,14 @@ def cells(figures: Sequence[dict], brief: bool = False) -> tuple[list[str], list
 
 def comparison_cells(compared: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of `tables.comparisons`."""
-    statistic = compared[0]["statistic"] if compared else "r"
-    head = [
-        "set",
-        "dim",
-        "per",
-        "n",
-        "beside the model alone",
-        statistic,
-        f"{statistic} of the model",
-        "difference",
-        "95 %",
-    ]
+    head = ["set", "dim", "per", "n", "beside the model alone", "figure", "its", "the model's", "difference", "95 %"]
     rows = []
     for c in compared:
         judge = c["judge"] if c["ended"] == "single" else f"{c['judge'] or 'the model'}, with reference"
-        rows.append([c["group"], c["dim"], c["level"], str(c["n"]), judge, _number(c["other"]), _number(c["model"]),
-                     f"{c['difference']:+.3f}", _span(c["difference_95"])])  # fmt: skip
+        rows.append([
+            c["group"], c["dim"], c["level"], str(c["n"]), judge, c["statistic"].replace("rmse", "RMSE"),
+            _number(c["other"]), _number(c["model"]), f"{c['difference']:+.3f}", _span(c["difference_95"]),
+        ])  # fmt: skip
     return head, rows
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +64,11 @@ def _figures(judgements: list[dict], about: dict) -> list[dict]:
     return out
 
 
-def comparisons(judgements: Iterable[dict], statistic: str = "r") -> list[dict]:
+def comparisons(judgements: Iterable[dict], *statistics: str) -> list[dict]:
     """Everybody else (the model with references, peers) against the model alone, who is the first to judge.
 
-    On the clips that both judged: `statistic`, one of `metrics.FIGURES`, of both, and their difference with its
-    interval. Per set, dimension and judge, per clip and per condition.
+    On the clips that both judged: each of `statistics` (names of `metrics.FIGURES`; r where none is given) of both,
+    and their difference with its interval. Per set, dimension and judge, per clip and per condition.
     """
     judged: dict[tuple, dict] = {}  # group, dimension -> judge, ended -> clip -> judgement
     for j in judgements:
@@ -81,11 +81,11 @@ def comparisons(judgements: Iterable[dict], statistic: str = "r") -> list[dict]:
         for (judge, ended), other in others:
             about = {"group": group, "dim": dim, "judge": judge, "ended": ended}
             both = [(first[clip], other[clip]) for clip in first if clip in other]
-            out += [about | found for found in _compared(both, FIGURES[statistic], statistic)]
+            out += [about | found for found in _compared(both, statistics or ("r",))]
     return out
 
 
-def _compared(both: list[tuple[dict, dict]], figure: Callable, statistic: str) -> Iterator[dict]:
+def _compared(both: list[tuple[dict, dict]], statistics: Sequence[str]) -> Iterator[dict]:
     model, other, true = (
         np.array(x, float) for x in ([a["predicted"] for a, _ in both], [b["predicted"] for _, b in both],
                                      [a["true"] for a, _ in both])
@@ -97,7 +97,9 @@ def _compared(both: list[tuple[dict, dict]], figure: Callable, statistic: str) -
     if named and 2 < len(set(names)) < len(names):
         levels["condition"] = (sorted(set(names)), *by_condition(names, model, other, true))
     for level, (clusters, x, y, z) in levels.items():
-        if draws := resamples(clusters):
+        draws = resamples(clusters)
+        for statistic in statistics if draws else ():
+            figure = FIGURES[statistic]
             differences = [figure(y[at], z[at]) - figure(x[at], z[at]) for at in draws]
             found = {"model": figure(x, z), "other": figure(y, z), "difference": figure(y, z) - figure(x, z)}
             interval_95 = percentiles(differences)

@@ -5,7 +5,7 @@ import soxr
 from scipy.signal import butter, istft, lfilter, sosfilt, stft
 
 from sqllm.audio import RATE
-from sqllm.audio.align import align, match
+from sqllm.audio.align import GIVE_UP, _segment, align, match
 
 
 def speech(seconds, seed):
@@ -114,6 +114,28 @@ def test_long_drift_and_the_reference_under_a_window():
         piece = found.reference(start, 10 * RATE).astype(float)
         window = degraded[start : start + 10 * RATE].astype(float)
         assert np.corrcoef(piece, window)[0, 1] > 0.9
+
+
+def test_delays_that_change_on_the_way():
+    reference = speech(80, seed=8)
+    piece, moves = 20 * RATE, (0, 960, -1440, 2400)  # samples that a jitter buffer adds (or drops) before each piece
+    parts = [reference[i * piece + max(-n, 0) : (i + 1) * piece] for i, n in enumerate(moves)]
+    late = np.concatenate([np.pad(part, (max(n, 0), 0)) for part, n in zip(parts, moves, strict=True)])
+    degraded = whole(noisy(move(late, 0.25, 200), np.random.default_rng(0), 10))
+    found = align(degraded, reference)
+    assert found.used
+    assert found.delay_s == pytest.approx(0.25, abs=0.0015)
+    assert found.drift_ppm == pytest.approx(200, abs=50)
+    for start in (5, 28, 50, 68):  # windows within a piece
+        window = degraded[start * RATE :][: 10 * RATE].astype(float)
+        assert np.corrcoef(found.reference(start * RATE, len(window)).astype(float), window)[0, 1] > 0.8
+
+
+def test_another_long_recording_is_given_up_early(monkeypatch):
+    asked = []
+    monkeypatch.setattr("sqllm.audio.align._segment", lambda *of, real=_segment: asked.append(of) or real(*of))
+    assert align(speech(300, seed=2), speech(300, seed=1)).confidence < 0.3
+    assert len(asked) == GIVE_UP
 
 
 def test_reference_is_zero_where_it_has_ended():

@@ -53,6 +53,9 @@ def test_double_ended_is_compared_on_the_same_clips():
     assert gain["model"] == pytest.approx(figures(single[:40])[0]["r"])
     assert (of_conditions["level"], of_conditions["n"]) == ("condition", 10)
     assert comparisons(single) == []
+    errors = comparisons([*single, *double[:40]], "r", "rmse")
+    assert [e["statistic"] for e in errors] == ["r", "rmse"] * 2
+    assert errors[0] == gain and errors[1]["difference_95"][1] < 0
 
 
 def test_peers_stand_beside_the_model_set_by_set():
