@@ -17,6 +17,7 @@ from pipelines.terminal import (
     Baseline,
     By,
     Device,
+    Level,
     Model,
     Profile,
     Verbose,
@@ -115,6 +116,7 @@ def score(
             f" at most {MOST}, or K.",
         ),
     ] = None,
+    level: Level = None,
     actors: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU"),
@@ -157,7 +159,7 @@ def score(
     from pipelines.summary import show as show_summary
     from pipelines.tracking import later
 
-    settings = Settings(model, profile, explain, windows_per_call, until_se, actors, device.value, verbose)
+    settings = Settings(model, profile, explain, windows_per_call, until_se, level, actors, device.value, verbose)
     with later(out, f"score {os.path.basename(out.rstrip('/'))}") as tracked:
         remembered = Remembered(tracked, settings, source)
         with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:

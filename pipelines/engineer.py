@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.terminal import Device, Model, Verbose, Where, console, only_our_stderr
+from pipelines.terminal import Device, Level, Model, Verbose, Where, console, only_our_stderr
 from sqllm.errors import UsageError
 
 corpus = typer.Typer(help="Corpora to train on and to evaluate with.", no_args_is_help=True)
@@ -83,6 +83,7 @@ def evaluate(
         typer.Option(metavar="NAME,NAME", help="Beside it distillmos, dnsmos, plcmos, pesq, visqol (extra `peers`)."),
     ] = None,
     model: Model = "embedded",
+    level: Level = None,
     actors: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU"),
@@ -113,7 +114,7 @@ def evaluate(
         names = list(filter(None, (peers or "").split(",")))
         check(names)
         rated = evaluation.corpora(corpus, _pairs(column or []), _pairs(only or []), limit, ranks)
-        settings = Settings(model, actors=actors, device=device.value, verbose=verbose)
+        settings = Settings(model, level=level, actors=actors, device=device.value, verbose=verbose)
         with nullcontext() if verbose else only_our_stderr(), Progress(enabled=not verbose) as progress:
             judgements, totals = evaluation.judge(rated, settings, progress.update)
             if names:
@@ -121,6 +122,7 @@ def evaluate(
                 judgements += evaluation.judge_by_peers(rated, names, settings)
         facts = {"model": f"{model} {totals.model}", "corpus": ", ".join(corpus), "recordings": str(len(rated))}
         facts |= {"only": ", ".join(only)} if only else {}
+        facts |= {"level": f"{level:g} dBov"} if level is not None else {}
     result = evaluation.write(out, f"Evaluation of {predictions or model}", facts, judgements, ranks)
     evaluation.show(result, console())
     if not any(j["predicted"] is not None for j in judgements):

@@ -44,6 +44,7 @@ class Settings:
     explain: str = "never"
     windows_per_call: int | None = None  # of a channel; None: all
     until_se: float | None = None
+    level: float | None = None  # dBov, active speech level at which recordings are judged; None: their own
     actors: int | None = None  # None: one a core, or a GPU, but no more than there are recordings
     device: str = "auto"
     verbose: bool = False
@@ -51,6 +52,7 @@ class Settings:
     def partition(self, fingerprint: str) -> str:
         """The folder of the scores that can be compared: another model or setting has another."""
         asked = {"profile": self.profile, "windows": self.windows_per_call, "se": self.until_se}
+        asked["level"] = f"{self.level:g}" if self.level else None
         asked["explain"] = None if self.explain == "never" else self.explain.replace("=", "-")
         words = [f"{name}-{value}" for name, value in asked.items() if value]
         return "_".join([f"fingerprint={fingerprint}", *words])
@@ -198,7 +200,11 @@ def _scored(
         ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
         .map_batches(
             cut_recordings,
-            fn_kwargs={"journal": journal, "windows": kept(settings.windows_per_call, settings.until_se)},
+            fn_kwargs={
+                "journal": journal,
+                "windows": kept(settings.windows_per_call, settings.until_se),
+                "level_db": settings.level,
+            },
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=CUT_CPUS,

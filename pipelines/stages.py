@@ -33,18 +33,18 @@ class Part:
     ready_at: float  # when its actor had loaded the model
 
 
-def cut_recordings(batch: pa.Table, journal: Journal, windows: int | None = None) -> Iterator[pa.Table]:
+def cut_recordings(batch: pa.Table, journal: Journal, **options) -> Iterator[pa.Table]:
     """`position, uri, reference_uri` -> one packed (Chunk, number of chunks if this is the last one) after another.
 
-    The block is taken in hand at once, and each recording let go before its last chunk leaves: what scores that may run
-    in this process, and its death is none of a recording's that is cut.
+    `options` are those of `cut`. The block is taken in hand at once, and each recording let go before its last chunk
+    leaves: what scores that may run in this process, and its death is none of a recording's that is cut.
     """
     recordings = batch.to_pylist()
     keys = [("cut", row["position"]) for row in recordings]
     deaths = journal.begin(*keys)
     if any(deaths) and len(keys) > 1:
         for n in range(len(batch)):
-            yield from cut_recordings(batch.slice(n, 1), journal, windows)
+            yield from cut_recordings(batch.slice(n, 1), journal, **options)
         return
     if deaths[0] >= DEATHS:
         [row] = recordings
@@ -53,7 +53,7 @@ def cut_recordings(batch: pa.Table, journal: Journal, windows: int | None = None
         return
     for row, key in zip(recordings, keys, strict=True):
         position, count, last = row["position"], 0, None
-        for chunk in metrics.staged("cut", cut(row["uri"], row["reference_uri"], windows)):
+        for chunk in metrics.staged("cut", cut(row["uri"], row["reference_uri"], **options)):
             if last is not None:
                 yield packed([(position, (last, None))])
             count, last = count + 1, chunk

@@ -24,6 +24,23 @@ class Device(StrEnum):
 Model = Annotated[str, typer.Option(metavar="PRESET|DIR", help="A preset's name, or the folder of a model.")]
 Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Score as this kind of listener.")]
 Where = Annotated[Device, typer.Option(help="Where the model runs; auto takes a GPU when there is one.")]
+
+
+def _level(value: float | None) -> float | None:
+    from sqllm.audio.level import checked
+
+    return checked(value)
+
+
+Level = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DBOV",
+        callback=_level,
+        help="Judge at this active speech level (ITU-T P.56), such as -26, where listeners set the volume.",
+        show_default="their own",
+    ),
+]
 By = Annotated[
     str | None,
     typer.Option(metavar="COLUMN,...", help="Group the report by these columns; without it, by those of few values."),

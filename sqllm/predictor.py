@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sqllm import DIMENSIONS
+from sqllm.audio import level
 from sqllm.audio.draw import in_turn, kept, next_draw, standard_error
 from sqllm.corpus.profiles import load_profiles
 from sqllm.errors import UsageError
@@ -84,12 +85,15 @@ class Predictor:
     def score(
         self, files: Path | Sequence[Path], references: Path | Sequence[Path | None] | None = None,
         profile: str | None = None, explain: str = "never", windows: int | None = None, until_se: float | None = None,
+        level_db: float | None = None,
     ) -> list[dict]:  # fmt: skip
         """One row (`sqllm.recording.ROW_FIELDS`) for each file and channel. A bad file is a row with a status.
 
         At most `windows` of a channel are scored, spread over it, or only until the standard error of its mos is
-        `until_se` (`sqllm.audio.draw`).
+        `until_se` (`sqllm.audio.draw`). With `level_db` all are judged at that active speech level
+        (`sqllm.audio.level`), not at their own.
         """
+        level.checked(level_db)
         files = [os.fspath(f) for f in ([files] if isinstance(files, str | os.PathLike) else files)]
         if references is None or isinstance(references, str | os.PathLike):
             references = [references] * (1 if references else len(files))
@@ -99,7 +103,7 @@ class Predictor:
         out = []
         for file, reference in zip(files, references, strict=True):
             scored = []  # without its audio, which for a long recording would fill the memory
-            for chunk in cut(file, reference, kept(windows, until_se)):
+            for chunk in cut(file, reference, kept(windows, until_se), level_db):
                 scored.append((chunk.without_audio(), self.score_chunks([chunk], profile, explain, until_se)[0]))
             stamp = {"profile": profile, "model": self.fingerprint, "scored_at": datetime.now(UTC)}
             out += [row | stamp for row in rows(scored)]

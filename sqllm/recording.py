@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sqllm import DIMENSIONS
-from sqllm.audio import RATE, align, evidence
+from sqllm.audio import RATE, align, evidence, level
 from sqllm.audio.draw import Spread, standard_error
 from sqllm.audio.io import open_sound, to_int16
 from sqllm.audio.windows import FRAME, FRAME_S, MIN_S, Windower, speech_frames
@@ -140,10 +140,13 @@ def recording_id(uri: str) -> int:
     return int.from_bytes(hashlib.blake2b(uri.encode("utf-8", "surrogateescape"), digest_size=8).digest(), signed=True)
 
 
-def cut(uri: str, reference: str | None = None, windows: int | None = None) -> Iterator[Chunk]:
+def cut(
+    uri: str, reference: str | None = None, windows: int | None = None, level_db: float | None = None
+) -> Iterator[Chunk]:
     """Decode, check, align and window one recording in bounded memory. Never raises for a bad file.
 
-    With `windows` a channel is one chunk of at most so many of its windows with speech, spread over it.
+    With `windows` a channel is one chunk of at most so many of its windows with speech, spread over it. With `level_db`
+    its windows, and its reference, have that active speech level (`sqllm.audio.level`); the row tells its own.
 
     The chunks of a channel come in order; chunks of different channels alternate. With `reference` (the URI of the
     clean signal, as many channels as the recording or one) every window has its aligned piece of it; a reference that
@@ -159,6 +162,12 @@ def cut(uri: str, reference: str | None = None, windows: int | None = None) -> I
                 channel = _Channel(uri, number, sound.channels, reference, channel_match, problem)
                 channel.drawn = Spread(windows) if windows else None
                 channels.append(channel)
+            if level_db is not None:
+                with open_sound(uri) as whole:
+                    for channel, gain in zip(channels, level.gains(whole.blocks, level_db), strict=False):
+                        channel.gain = float(gain)
+                for match in matches or []:
+                    match.samples = level.raised(match.samples, level_db)
             for block in sound.blocks:
                 for channel in channels:
                     yield from channel.update(block[:, channel.number])
@@ -193,11 +202,12 @@ class _Channel:
         self.end, self.speech_s = 0, 0.0  # of the windows so far: their end in samples, speech without the overlap
         self.chunk = self._chunk(0)
         self.drawn: Spread | None = None  # None: all windows are scored
+        self.gain = 1.0
 
     def update(self, samples: np.ndarray) -> Iterator[Chunk]:
         """Take float32 [n]; give a chunk when the next window would not fit."""
         self.facts.update(samples)
-        for start, window in self.windower.update(to_int16(samples)):
+        for start, window in self.windower.update(to_int16(samples * self.gain)):
             yield from self._add(start, window)
 
     def finish(self) -> Iterator[Chunk]:

@@ -120,10 +120,10 @@ def test_a_failure_that_may_pass_is_tried_again(night, calls):
 def test_another_setting_has_another_partition(night, calls):
     plain, _, _ = night()
     (closed,) = (calls.parent / "out/scores").rglob("_SUCCESS")
-    strict, rows, scored = night(Settings(actors=1, device="cpu", profile="expert", explain="below=2.5"))
+    strict, rows, scored = night(Settings(actors=1, device="cpu", profile="expert", explain="below=2.5", level=-26.0))
     assert rows == ALL and scored == 4
     assert plain.partitions == ["fingerprint=stand-in"] and closed.exists()
-    assert strict.partitions == ["fingerprint=stand-in_profile-expert_explain-below-2.5"]
+    assert strict.partitions == ["fingerprint=stand-in_profile-expert_level--26_explain-below-2.5"]
     results = Results.open(calls.parent / "out")
     assert set(results.data.to_table()["profile"].to_pylist()) == {"expert"}
 

@@ -168,6 +168,17 @@ def test_reference_is_cut_along(tmp_path):
             assert np.corrcoef(window, piece)[0, 1] > 0.95
 
 
+def test_a_level_that_is_asked_for(tmp_path):
+    clean = talk(12)
+    quiet = write(tmp_path / "a.wav", np.stack([clean / 15, clean / 3], 1))
+    reference = write(tmp_path / "r.wav", clean / 10)
+    chunks = list(cut(quiet, reference, level_db=-26))
+    heard = [window for chunk in chunks for window in (*chunk.windows, *chunk.references)]
+    assert np.ptp([20 * np.log10(np.std(window)) for window in heard]) < 0.5 and len(heard) == 8
+    levels = [chunk.row["evidence"]["level_db"] for chunk in chunks]  # the row tells those of the file
+    assert levels == pytest.approx([-51.1, -37.2], abs=0.1)
+
+
 def test_a_reference_that_does_not_fit_is_left_out_and_said(tmp_path):
     uri = write(tmp_path / "a.wav", talk(6))
     for reference in (write(tmp_path / "r.wav", talk(6, seed=9)), str(tmp_path / "none.wav")):
