@@ -46,11 +46,14 @@ class Windower:
         self.total += len(samples)
         self._parts.append(samples)
         self._held += len(samples)
-        while self._held >= WINDOW:
-            held = np.concatenate(self._parts)
-            self._last, rest = held[:WINDOW].copy(), held[WINDOW:].copy()
-            self._parts, self._held = [rest], len(rest)
-            yield self.total - len(rest) - WINDOW, self._last
+        if self._held < WINDOW:
+            return
+        held = np.concatenate(self._parts)
+        first, rest = self.total - len(held), len(held) % WINDOW
+        self._parts, self._held = [held[len(held) - rest :].copy()], rest
+        for at in range(0, len(held) - rest, WINDOW):
+            self._last = held[at : at + WINDOW].copy()
+            yield first + at, self._last
 
     def finish(self) -> Iterator[tuple[int, np.ndarray]]:
         """Give the last window, when the end of the stream is not the end of a window."""
