@@ -85,7 +85,7 @@ def judge_by_peers(rated: pa.Table, peers: Sequence[str], settings: Settings) ->
         ray.data.from_arrow([table.slice(start, size) for start in range(0, len(table), size)])
         .map_batches(
             Rater,
-            fn_constructor_args=(tuple(peers), pool.threads),
+            fn_constructor_args=(tuple(peers), pool.threads, settings.level),
             compute=ray.data.ActorPoolStrategy(size=pool.actors),
             num_cpus=pool.cpus,
             batch_format="pyarrow",
@@ -100,11 +100,11 @@ def judge_by_peers(rated: pa.Table, peers: Sequence[str], settings: Settings) ->
 class Rater:
     """The actor that hears with the peers."""
 
-    def __init__(self, peers: Sequence[str], threads: int):
+    def __init__(self, peers: Sequence[str], threads: int, level_db: float | None):
         import torch
 
         torch.set_num_threads(threads)
-        self.peers = Peers(peers)
+        self.peers = Peers(peers, level_db)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = [

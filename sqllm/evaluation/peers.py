@@ -15,6 +15,7 @@ import numpy as np
 
 from sqllm.audio import RATE
 from sqllm.audio.io import load
+from sqllm.audio.level import raised
 from sqllm.errors import AudioError, UsageError
 
 LONGEST_S = 60.0  # PESQ and DistillMOS hold a recording whole; of a longer one there is no rating
@@ -88,10 +89,11 @@ def check(names: Sequence[str]) -> None:
 
 
 class Peers:
-    """The peers of these names, loaded."""
+    """The peers of these names, loaded; with `level_db` they too hear everything at that level."""
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], level_db: float | None = None):
         check(names)
+        self.level_db = level_db
         self.measures = {name: PEERS[name]() for name in names}
 
     def rate(self, uri: str, reference_uri: str | None) -> list[dict]:
@@ -100,7 +102,7 @@ class Peers:
         signals, out = [], []
         for name in (uri, reference_uri):
             try:
-                signals.append(name and load(name, LONGEST_S)[0] / np.float32(32768))
+                signals.append(name and self._heard(load(name, LONGEST_S)[0]))
             except (AudioError, ValueError):
                 signals.append(None)
         for judge, rate in self.measures.items():
@@ -113,3 +115,8 @@ class Peers:
                     ratings = rate(*signals)
             out += [{"judge": judge, "ended": ended, "dim": d, "predicted": value} for d, value in ratings.items()]
         return out
+
+    def _heard(self, samples: np.ndarray) -> np.ndarray:
+        if self.level_db is not None:
+            samples = raised(samples, self.level_db)
+        return samples / np.float32(32768)

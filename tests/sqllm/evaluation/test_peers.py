@@ -50,6 +50,15 @@ def test_what_cannot_be_rated_is_missing(pair, monkeypatch):
     assert [r["predicted"] for r in measure.rate("absent.wav", None)] == [None]
 
 
+def test_peers_hear_the_level_that_the_model_hears(pair, monkeypatch):
+    monkeypatch.setitem(peers.PEERS, "dnsmos", lambda: lambda x, reference: {"mos": float(np.std(x))})
+    monkeypatch.setattr(peers, "find_spec", lambda package: True)
+    own, at_30, at_40 = (
+        peers.Peers(["dnsmos"], level).rate(pair[0], None)[0]["predicted"] for level in (None, -30, -40)
+    )
+    assert at_30 / at_40 == pytest.approx(10**0.5, rel=0.01) and own not in (at_30, at_40)
+
+
 def test_a_peer_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(UsageError, match="there are distillmos"):
         peers.check(["nisqa"])
