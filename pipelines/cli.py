@@ -270,6 +270,12 @@ app.command()(engineer.train)
 app.command()(command.serve)
 
 
+GO_ON = {  # after Ctrl-C
+    "score": "`sqllm show DIR` tells what is there, and the same command goes on",
+    "train": "the same command with --resume goes on from the last checkpoint",
+}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Whatever goes wrong is one line on stderr; a traceback only with --verbose."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -289,7 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         status = _refuse(f"{type(error).__name__}: {_gist(error)}", 1)
     if status == 130:
-        _refuse("interrupted; `sqllm show DIR` tells what is there", 130)
+        _refuse("; ".join(["interrupted", *(GO_ON[name] for name in arguments[:1] if name in GO_ON)]), 130)
     sys.exit(status or 0)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import pipelines
+from pipelines import cli
 
 HERE = {**os.environ, "PYTHONPATH": str(Path(pipelines.__file__).parent.parent)}
 
@@ -58,3 +59,15 @@ def test_config_stands_in_for_options_and_the_command_line_wins(tmp_path):
     assert "folder: other" in sqllm("score", "other", "--config", "score.yaml", cwd=tmp_path).stderr
     (tmp_path / "score.yaml").write_text("speed: 3\n")
     assert "no option 'speed'" in sqllm("score", ".", "--out", "o", "--config", "score.yaml", cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("train", "--resume goes on"), ("score", "sqllm show DIR"), ("ask", "")]
+)
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, command, words):
+    monkeypatch.setattr(cli, "app", lambda *_, **__: 130)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "x"])
+    assert ended.value.code == 130
+    told = capsys.readouterr().err
+    assert words in told and told.startswith("sqllm: interrupted")
