@@ -17,15 +17,16 @@ corpus = typer.Typer(help="Corpora to train on and to evaluate with.", no_args_i
 
 @corpus.command()
 def simulate(
-    speech: Annotated[str, typer.Option(metavar="DIR", show_default=False, help="Clean speech, in any format.")],
+    speech: Annotated[str, typer.Option(metavar="DIR", show_default=False, help="Clean speech (WAV, FLAC, Ogg, MP3).")],
     out: Annotated[str, typer.Option(metavar="DIR|s3://", show_default=False, help="Where the shards go.")],
     clips: Annotated[int, typer.Option(min=1, metavar="N", help="How many clips of up to 10 s.")] = 1000,
     noise: Annotated[str | None, typer.Option(metavar="DIR", help="Recorded noises.")] = None,
     rooms: Annotated[str | None, typer.Option(metavar="DIR", help="Impulse responses of rooms.")] = None,
     speakers: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Columns path and speaker; else a folder in --speech is one.")
+        str | None,
+        typer.Option(metavar="CSV", help="Columns path and speaker; else a folder is one, or what precedes a dash."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="The same seed draws the same clips.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed draws the same clips.")] = 1,
     panel: Annotated[bool, typer.Option(help="Ask DistillMOS and PESQ for mos too (extra `label`).")] = True,
     verbose: Verbose = False,
 ) -> None:

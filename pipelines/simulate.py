@@ -6,6 +6,7 @@ A task is a shard. A shard that is there is not drawn again, and one appears who
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -30,6 +31,9 @@ def simulate(
     """
     place = Shards.open(out, "--out")
     pool = Pool(speech, noise, rooms, speakers_of(speakers))
+    if pool.problems:
+        more = f", and {len(pool.problems) - 1} more" if len(pool.problems) > 1 else ""
+        print(f"sqllm: left out, or not known: {pool.problems[0]}{more}", file=sys.stderr)
     if teachers:
         _panel()  # what is missing is said here, not by a worker
     sources = {"speech": speech, "noise": noise, "rooms": rooms, "speakers": speakers}
@@ -60,8 +64,10 @@ def simulate(
 def _same_corpus(place: Shards, out: str, made_with: dict, clips: int) -> None:
     """What lies there was drawn from the same sources; more clips may be asked for now. Its last shard may be filled
     up then: it goes, with its features."""
-    before = place.note(NOTE)
-    if before:
+    before, there = place.note(NOTE), place.names()
+    if there and not before:
+        raise UsageError(f"{out} holds shards of which nothing says what they were drawn from: give another --out")
+    if there:
         had = before.pop("clips")
         changed = [name for name in made_with if made_with[name] != before.get(name)]
         if changed or had > clips:

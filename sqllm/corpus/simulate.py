@@ -29,6 +29,8 @@ from sqllm.errors import UsageError
 if TYPE_CHECKING:
     from sqllm.corpus.panel import Panel
 
+READ = (".wav", ".flac", ".ogg", ".mp3")
+SILENT = 1e-4  # of full scale
 SHARD = 50
 VAL_EVERY = 12  # every 12th clip is a validation clip
 STAGES = [
@@ -106,23 +108,42 @@ def gap_shares(chain: list[Impairment], clean: np.ndarray) -> dict[str, float]:
     return out
 
 
-def load(folder: str, longest_s: float = 15.0) -> dict[str, np.ndarray]:
-    """Every audio file under a folder as float32 mono at 16 kHz, by relative name."""
-    out = {}
+def load(folder: str, longest_s: float = 15.0) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Every audio file under a folder as float32 mono at 16 kHz, by relative name; those left out, and why.
+
+    UsageError where none is left.
+    """
+    if not Path(folder).is_dir():
+        raise UsageError(f"no such folder: {folder}")
+    out, left_out = {}, []
     for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() in (".wav", ".flac", ".ogg", ".mp3"):
+        if path.suffix.lower() not in READ:
+            continue
+        try:
             x, rate = sf.read(path, dtype="float32", always_2d=True)
-            x = x.mean(axis=1)
-            x = soxr.resample(x, rate, RATE) if rate != RATE else x
-            out[str(path.relative_to(folder))] = x[: int(longest_s * RATE)]
-    return out
+        except (sf.LibsndfileError, OSError) as error:
+            left_out.append(f"{path}: {error}")
+            continue
+        x = x.mean(axis=1)
+        if not len(x) or not np.isfinite(x).all() or np.abs(x).max() < SILENT:
+            left_out.append(f"{path}: it is {'silent or empty' if np.isfinite(x).all() else 'not a number in places'}")
+            continue
+        x = soxr.resample(x, rate, RATE) if rate != RATE else x
+        out[str(path.relative_to(folder))] = x[: int(longest_s * RATE)]
+    if not out:
+        raise UsageError(left_out[0] if left_out else f"no audio in {folder}: {', '.join(READ)} are read")
+    return out, left_out
 
 
 def speakers_of(path: str | None) -> dict[str, str]:
     """Path, and the file's name alone, -> speaker, from a CSV with columns path and speaker."""
     if path is None:
         return {}
-    with open(path, encoding="utf-8") as file:
+    try:
+        file = open(path, encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    with file:
         reader = csv.DictReader(file)
         if not {"path", "speaker"} <= set(reader.fieldnames or ()):
             raise UsageError(f"{path} needs columns path and speaker; it has {', '.join(reader.fieldnames or ())}")
@@ -131,11 +152,22 @@ def speakers_of(path: str | None) -> dict[str, str]:
 
 
 class Pool:
-    """Clean speech, noises and rooms, divided into train and val by speaker and by noise."""
+    """Clean speech, noises and rooms, divided into train and val by speaker and by noise.
+
+    `problems` says which files are left out, and which have no speaker in a table that has some.
+    """
 
     def __init__(self, speech: str, noise: str | None, rooms: str | None, speakers: dict[str, str] | None = None):
-        self.speech, self.speakers = load(speech), speakers or {}
-        noises, self.rooms = load(noise) if noise else {}, list(load(rooms).values()) if rooms else []
+        read = [load(folder) if folder else ({}, []) for folder in (speech, noise, rooms)]
+        self.speech, noises, rooms_read = (found for found, _ in read)
+        self.problems = [problem for _, problems in read for problem in problems]
+        self.rooms, self.speakers = list(rooms_read.values()), speakers or {}
+        unknown = [name for name in self.speech if self.speakers and not self._told(name)]
+        if len(unknown) == len(self.speech):
+            raise UsageError(
+                f"the table of speakers names no file of {speech}: its column path has such as {unknown[0]}"
+            )
+        self.problems += [f"{name}: no speaker in the table, its name stands for one" for name in unknown]
         self.names = {
             split: [n for n in self.speech if is_val(self.speaker(n)) == (split == "val")] for split in ("train", "val")
         }
@@ -145,7 +177,8 @@ class Pool:
         for split, names in self.names.items():
             if not names:
                 raise UsageError(
-                    f"no speaker of {speech} falls to {split}: give more speakers (about one in ten is val)"
+                    f"no speaker of {speech} falls to {split}: give more speakers (about one in ten is val; a folder is"
+                    " one, or what stands before the first dash of a name, or what --speakers says)"
                 )
         # by speaker first: a speaker with many clips is not heard more often than the others by more than their root
         self.weights = {}
@@ -159,9 +192,11 @@ class Pool:
     def speaker(self, name: str) -> str:
         """By the table, under the whole name or the file's own; else the first folder (in it may be chapters), or what
         stands before a dash."""
-        known = self.speakers.get(name) or self.speakers.get(Path(name).name)
         folder, *inside = Path(name).parts
-        return known or (folder if inside else name.split("-")[0])
+        return self._told(name) or (folder if inside else name.split("-")[0])
+
+    def _told(self, name: str) -> str | None:
+        return self.speakers.get(name) or self.speakers.get(Path(name).name)
 
     def clip(self, seed: int, index: int) -> dict:
         """Clip number `index`: arrays `audio` and `reference`, chain, ratings, speaker, split."""

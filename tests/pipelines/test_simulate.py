@@ -21,8 +21,10 @@ def speech(tmp_path, record):
 def test_shards_are_the_same_whoever_draws_them(local_ray, speech, tmp_path, monkeypatch):
     monkeypatch.setattr(simulate, "SHARD", 3)
     out, seen = tmp_path / "corpus", []
-    out.mkdir()
-    (out / "clips-00001.parquet").write_bytes(b"made before")
+    assert run(str(speech), str(out), 8, seed=5, teachers=False) == 3
+    for name, content in (("0", None), ("1", b"made before"), ("2", None)):
+        shard = out / f"clips-0000{name}.parquet"
+        shard.write_bytes(content) if content else shard.unlink()
     made = run(str(speech), str(out), 8, seed=5, teachers=False, watch=lambda done, of: seen.append((done, of)))
     assert made == 2 and seen == [(1, 3), (2, 3), (3, 3)]
     assert (out / "clips-00001.parquet").read_bytes() == b"made before"
@@ -38,10 +40,28 @@ def test_shards_are_the_same_whoever_draws_them(local_ray, speech, tmp_path, mon
         run(str(speech), str(out), 12, seed=6, teachers=False)
     with pytest.raises(UsageError, match="drawn with 12 clips: give another --out"):
         run(str(speech), str(out), 8, seed=5, teachers=False)
+    (out / "simulate.json").unlink()
+    with pytest.raises(UsageError, match="nothing says what they were drawn from"):
+        run(str(speech), str(out), 12, seed=5, teachers=False)
+
+
+def test_a_run_that_drew_nothing_leaves_its_folder_free(local_ray, speech, tmp_path, monkeypatch, capsys):
+    out, bad = str(tmp_path / "corpus"), speech / "talker0" / "bad.wav"
+    bad.parent.mkdir(exist_ok=True)
+    bad.write_bytes(b"no audio")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipelines.simulate.start_ray", stop)
+        run(str(speech), out, 4, seed=1, teachers=False)
+    assert run(str(speech), out, 4, seed=2, teachers=False) == 1
+    assert f"left out, or not known: {bad}: " in capsys.readouterr().err
+
+
+def stop(verbose):
+    raise KeyboardInterrupt
 
 
 def test_what_is_missing_is_said(tmp_path, speech, capsys):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="no such folder"):
         run(str(tmp_path / "absent"), str(tmp_path / "out"), 8, teachers=False)
     with pytest.raises(SystemExit) as done:
         main(["corpus", "simulate", "--speech", str(tmp_path / "absent"), "--out", "nowhere://x"])

@@ -8,6 +8,7 @@ import soundfile as sf
 from sqllm import DIMENSIONS
 from sqllm.audio.degrade import KINDS, RATE, Impairment
 from sqllm.corpus import simulate
+from sqllm.errors import UsageError
 
 pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
 
@@ -110,6 +111,25 @@ def test_speakers_from_a_table_and_from_folders(pool, folders):
     assert pool.speaker("84/121123/84-121123-0000.flac") == "84"  # LibriSpeech: speaker, chapter, file
     table = {f"{TRAIN[0]}/0.flac": "somebody"}
     assert simulate.Pool(str(folders / "speech"), None, None, table).speaker(f"{TRAIN[0]}/0.flac") == "somebody"
+
+
+def test_files_that_cannot_be_used_are_left_out_and_said(tmp_path, folders):
+    sf.write(tmp_path / "good.wav", np.full(RATE, 0.1), RATE)
+    sf.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    sf.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    (tmp_path / "broken.flac").write_bytes(b"?")
+    found, left_out = simulate.load(str(tmp_path))
+    assert list(found) == ["good.wav"] and len(left_out) == 3 and all(str(tmp_path) in line for line in left_out)
+    (tmp_path / "good.wav").unlink()
+    with pytest.raises(UsageError, match=r"broken\.flac"):
+        simulate.load(str(tmp_path))
+    (empty := tmp_path / "empty").mkdir()
+    for noise, reason in ((empty, "no audio in"), (empty / "absent", "no such folder")):
+        with pytest.raises(UsageError, match=reason):
+            simulate.Pool(str(folders / "speech"), str(noise), None)
+    with pytest.raises(UsageError, match="names no file of"):
+        simulate.Pool(str(folders / "speech"), None, None, {"elsewhere.wav": "anna"})
+    assert len(simulate.Pool(str(folders / "speech"), None, None, {f"{TRAIN[0]}/0.flac": "anna"}).problems) > 1
 
 
 def test_shards_hold_every_clip_once():
