@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,8 @@ def evaluate(
     from sqllm.evaluation import tables
 
     if predictions:
-        given = {"--peers": peers, "--column": column, "--only": only, "--limit": limit}
+        given = {"--peers": peers, "--column": column, "--only": only, "--limit": limit, "--level": level}
+        given["--model"] = model != "embedded"
         if without := next((name for name, value in given.items() if value), None):
             raise UsageError(f"{without} needs the recordings: give a CORPUS instead of --predictions")
         judgements = tables.predictions(predictions)
@@ -112,7 +114,7 @@ def evaluate(
         from sqllm.model.config import trained
 
         trained(model)
-        names = list(filter(None, (peers or "").split(",")))
+        names = [name.strip() for name in (peers or "").split(",") if name.strip()]
         check(names)
         rated = evaluation.corpora(corpus, _pairs(column or []), _pairs(only or []), limit, ranks)
         settings = Settings(model, level=level, actors=actors, device=device.value, verbose=verbose)
@@ -217,6 +219,8 @@ def train(
     from sqllm.model.config import base as base_model
     from sqllm.training.settings import Settings
 
+    if lr is not None and lr <= 0:
+        raise UsageError(f"--lr {lr:g}: nothing is learned at that rate")
     config, bases = base_model(base)
     given = {"encoder": encoder, "language_model": language_model}
     config = replace(config, **{name: value for name, value in given.items() if value})
@@ -239,6 +243,8 @@ def train(
         task = progress.add_task("preparing", total=None, figures="")
 
         def watch(stage: str, done: int, of: int, figures: str) -> None:
+            if not errors.is_terminal:
+                print(f"{stage}: {done} of {of} {figures}".rstrip(), file=sys.stderr, flush=True)
             progress.update(task, description=stage, completed=done, total=of, figures=figures)
 
         model = run(

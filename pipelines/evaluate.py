@@ -71,6 +71,7 @@ def judge(
         used = used and row["clip"] not in stereo
         for name in [*DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS)]:
             judgement = {"ended": ended, "dim": name, "predicted": row[name] if used else None}
+            judgement["error"] = None if used else row["error_code"] or "STEREO"
             judgements += _beside(votes[row["clip"]], row["clip"], [judgement])
     return judgements, totals
 
@@ -131,7 +132,7 @@ def _votes(rated: pa.Table) -> list[dict]:
 
 def _beside(vote: dict, clip: int, judgements: list[dict]) -> list[dict]:
     """Those judgements for which there are votes, beside them."""
-    about = {"clip": clip, **{name: vote[name] for name in ("set", "condition", "lang", "rate")}}
+    about = {"clip": clip, **{name: vote[name] for name in ("uri", "set", "condition", "lang", "rate")}}
     return [
         j | about | {"true": vote[j["dim"]], "std": vote.get(f"{j['dim']}_std"), "votes": vote["votes"]}
         for j in judgements
@@ -140,13 +141,20 @@ def _beside(vote: dict, clip: int, judgements: list[dict]) -> list[dict]:
 
 
 def write(out: Path, title: str, facts: dict[str, str], judgements: list[dict], ranks: bool = False) -> dict:
-    """Figures into `out/evaluation.json`, `out/evaluation.html` and MLflow; returns what the JSON holds."""
+    """Figures into `out/evaluation.json`, `out/evaluation.html` and MLflow, each judgement into `out/judgements.csv`
+    where recordings were judged; returns what the JSON holds."""
     out.mkdir(parents=True, exist_ok=True)
     figures = tables.figures(judgements, ranks)
     compared = tables.comparisons(judgements, *(["rho"] if ranks else ["r", "rmse"]))
     result = {"facts": facts, "figures": figures, "beside_the_model_alone": compared}
     if states := tables.statuses(judgements):
         result["answers"] = states
+    if missed := tables.not_judged(judgements):
+        result["not_judged"] = missed
+    files = ["evaluation.json", "evaluation.html"]
+    if any("uri" in j for j in judgements):
+        storage.write(str(out / "judgements.csv"), tables.written(judgements))
+        files.append("judgements.csv")
     storage.write(str(out / "evaluation.json"), (json.dumps(_plain(result), indent=2, allow_nan=False) + "\n").encode())
     storage.write(str(out / "evaluation.html"), report.page(title, facts, figures, judgements, compared).encode())
     with tracked(out, title) as run:
@@ -154,7 +162,7 @@ def write(out: Path, title: str, facts: dict[str, str], judgements: list[dict], 
         for f in figures:
             where = ".".join(filter(None, (f["group"], f["task"], f["judge"], f["ended"], f["dim"], f["level"])))
             run.figures({f"{where}.{k}": f[k] for k in ("n", "r", "rho", "rmse", "mae") if k in f})
-        for name in ("evaluation.json", "evaluation.html"):
+        for name in files:
             run.file(out / name)
     return result
 
@@ -174,5 +182,8 @@ def show(result: dict, console) -> None:
     for head, rows in (report.cells(result["figures"], brief=True), compared):
         if rows:
             console.print(report.terminal(head, rows))
+    if missed := result.get("not_judged"):
+        told = ", ".join(f"{n} {why}" for why, n in missed.items())
+        console.print(f"not judged: {told}; judgements.csv has which", highlight=False)
     if answers := result.get("answers"):
         console.print("answers: " + ", ".join(f"{n} {name}" for name, n in answers.items()), highlight=False)

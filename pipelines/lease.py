@@ -122,4 +122,6 @@ def _content(lease: str) -> str | None:
 
 
 def _refusal(out: str) -> UsageError:
-    return UsageError(f"another run is writing to {out}: `sqllm show {out}` follows it")
+    return UsageError(
+        f"another run is writing to {out}: give another --out, or wait (`sqllm show` follows one that scores)"
+    )

@@ -6,10 +6,11 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread
 
 from sqllm import storage
@@ -63,12 +64,16 @@ class Run:
         """A matplotlib Figure as an image."""
         self._call("log_figure", figure, name)
 
-    def model(self, directory: Path) -> None:
-        """A model directory, as something that `mlflow.pyfunc.load_model` loads and that scores files."""
-        if self._mlflow and not self._failed:
+    def model(self, parts: Sequence[Path]) -> None:
+        """The files of a model directory, as something that `mlflow.pyfunc.load_model` loads and that scores files."""
+        if not self._mlflow or self._failed:
+            return
+        with TemporaryDirectory() as folder:
+            for part in parts:
+                os.symlink(part.absolute(), Path(folder) / part.name)  # MLflow copies what is behind it
             code = str(Path(__file__).with_name("pyfunc.py"))
             self._try(
-                self._mlflow.pyfunc.log_model, name="model", python_model=code, artifacts={"model": str(directory)},
+                self._mlflow.pyfunc.log_model, name="model", python_model=code, artifacts={"model": folder},
                 pip_requirements=["sqllm"],
             )  # fmt: skip
 
@@ -95,10 +100,14 @@ def tracked(out: Path, name: str, run_id: str | None = None) -> Iterator[Run]:
     run = Run(out, name, run_id)
     try:
         yield run
-    except BaseException:
-        run.close("FAILED")
+    except BaseException as error:
+        run.close(_ended(error))
         raise
     run.close("FINISHED")
+
+
+def _ended(error: BaseException) -> str:
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 class Later:
@@ -144,6 +153,6 @@ def later(out: str, name: str) -> Iterator[Later | None]:
     try:
         yield run
     except BaseException as error:
-        run.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        run.close(_ended(error))
         raise
     run.close("FINISHED")

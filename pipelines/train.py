@@ -19,6 +19,7 @@ import ray
 from pipelines import curves, ingest
 from pipelines.cluster import start_ray
 from pipelines.fit import TRAINED, Board, fit
+from pipelines.lease import only_writer
 from pipelines.tracking import Run, tracked
 from sqllm import training
 from sqllm.corpus.shards import Shards
@@ -27,6 +28,8 @@ from sqllm.model import store
 from sqllm.model.config import ModelConfig
 from sqllm.training import data, features
 from sqllm.training.settings import Settings
+
+NOTE = "run.json"
 
 
 def train(
@@ -42,38 +45,43 @@ def train(
     already and `resume` is not asked for, or was made with other options.
     """
     stages, bases = training.steps(config, settings), bases and bases.absolute()
-    options = {**asdict(settings), "corpus": [str(c) for c in corpora], "base": base, "config": asdict(config)}
+    names = [c if "://" in c else str(Path(c).absolute()) for c in map(str, corpora)]
+    options = {**asdict(settings), "corpus": names, "base": base, "config": asdict(config)}
     options |= {"column": dict(columns or {}), "only": dict(only or {}), "storage": storage}
     options["parts"] = settings.parts * workers  # of a step, in all workers
     known = _run(out, options, resume)
     store.check_bases(config, bases)
     start_ray(verbose)
     device = "cuda" if _on_gpu(device, workers) else "cpu"
-    out.mkdir(parents=True, exist_ok=True)
-    names = [c if "://" in c else str(Path(c).absolute()) for c in options["corpus"]]
-    places = ingest.prepare(names, known["storage"], columns or {}, only or {}, config, bases, watch, device)
-    clips = data.read([Shards.open(p) for p in places], features.features_key(config, bases))
-    with tracked(out, f"train {out.name}", known["run_id"]) as run:
-        if not resume:
-            run.settings({**options, "workers": workers} | {f"{split}_clips": len(c) for split, c in clips.items()})
-            (out / "run.json").write_text(json.dumps(known | {"run_id": run.id}, indent=2) + "\n")
-        job = {"places": places, "config": asdict(config), "bases": bases and str(bases)}
-        job |= {"settings": asdict(settings), "device": device}
-        checkpoint = _watched(job, workers, known, verbose, run, out, stages, watch)
-        with checkpoint.as_directory() as folder:
-            shutil.copytree(Path(folder) / TRAINED, out, dirs_exist_ok=True)
-        store.complete(out, bases)
-        run.figure(curves.figure(curves.read(out)), "training.png")
-        run.model(out)
+    with only_writer(str(out)):
+        places = ingest.prepare(names, known["storage"], columns or {}, only or {}, config, bases, watch, device)
+        clips = data.read([Shards.open(p) for p in places], features.features_key(config, bases))
+        with tracked(out, f"train {out.name}", known["run_id"]) as run:
+            if not resume:
+                run.settings({**options, "workers": workers} | {f"{split}_clips": len(c) for split, c in clips.items()})
+                _note(out, known | {"run_id": run.id})
+            job = {"places": places, "config": asdict(config), "bases": bases and str(bases)}
+            job |= {"settings": asdict(settings), "device": device}
+            checkpoint = _watched(job, workers, known, verbose, run, out, stages, watch)
+            with checkpoint.as_directory() as folder:
+                shutil.copytree(Path(folder) / TRAINED, out, dirs_exist_ok=True)
+            store.complete(out, bases)
+            run.figure(curves.figure(curves.read(out)), "training.png")
+            run.model(store.parts(out))
+            _note(out, known | {"run_id": run.id, "ended": True})
     return out
+
+
+def _note(out: Path, known: dict) -> None:
+    (out / NOTE).write_text(json.dumps(known, indent=2) + "\n")
 
 
 def _run(out: Path, options: dict, resume: bool) -> dict:
     """What `out/run.json` knows of the run that is gone on with, or of a new one."""
-    note = out / "run.json"
+    note = out / NOTE
     if note.is_file() != resume:
         raise UsageError(
-            f"nothing to resume in {out}: it has no run.json"
+            f"nothing to resume in {out}: it has no {NOTE}"
             if resume
             else f"{out} holds a run already: --resume goes on with it, or give another --out"
         )
@@ -88,6 +96,8 @@ def _run(out: Path, options: dict, resume: bool) -> dict:
     if others := [name for name in options if options[name] != was.get(name)]:
         differ = ", ".join(f"{name} is {_brief(options[name])} and was {_brief(was.get(name))}" for name in others)
         raise UsageError(f"the run in {out} was started with other options: {differ}")
+    if known.get("ended"):
+        raise UsageError(f"the run in {out} came to its end: the model is there, and --base {out} goes on from it")
     return known
 
 

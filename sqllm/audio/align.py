@@ -30,6 +30,7 @@ MAX_DELAY_S = 5.0
 MAX_DRIFT = 600e-6
 LEAST_CONFIDENCE = 0.5
 LEAST_COVER = 0.5  # of the recording, that the reference must lie under
+LEAST_FIT = 0.8  # of the segments: elsewhere it is other speech, and would make faults that are not there
 
 LEAST_SPEECH_S = 0.3  # of a segment
 GIVE_UP = 24  # segments with speech, of which none is sure
@@ -114,11 +115,13 @@ def align(degraded: np.ndarray, reference: np.ndarray) -> Match:
                 break
     if not found:
         return Match(problem="nothing to align: too little speech")
-    stretches, drift, confidence = _stretches(found)
+    stretches, drift, confidence, fit = _stretches(found)
     (_, delay), (_, last) = stretches[0], stretches[-1]
-    result = Match(float(delay / RATE), float(drift * 1e6), confidence, None, reference, stretches)
+    result = Match(round(delay / RATE, 6), round(drift * 1e6, 2), confidence, None, reference, stretches)
     if confidence < LEAST_CONFIDENCE:
         result.problem = f"the reference does not match with confidence ({confidence:.2f})"
+    elif fit < LEAST_FIT:
+        result.problem = f"the reference fits {100 * fit:.0f} % of the recording only"
     elif abs(result.delay_s) > MAX_DELAY_S + 0.1:
         result.problem = f"the reference is {result.delay_s:.1f} s off, more than {MAX_DELAY_S:g} s"
     else:
@@ -239,8 +242,8 @@ def _between(value: float, none: float, sure: float) -> float:
     return float(np.clip((value - none) / (sure - none), 0, 1))
 
 
-def _stretches(found: Sequence[Segment]) -> tuple[list[tuple[float, float]], float, float]:
-    """Where each stretch of one delay begins and its delay at time 0, in samples; drift; confidence."""
+def _stretches(found: Sequence[Segment]) -> tuple[list[tuple[float, float]], float, float, float]:
+    """Where each stretch of one delay begins and its delay at time 0, in samples; drift; confidence; what fits."""
     centres, delays, drifts, sure = np.array(found).T
     anchors = np.flatnonzero(sure >= min(LEAST_CONFIDENCE, sure.max()))
     at, delay, weight = centres[anchors], delays[anchors], sure[anchors] + 1e-9
@@ -262,4 +265,5 @@ def _stretches(found: Sequence[Segment]) -> tuple[list[tuple[float, float]], flo
     on[anchors] = True
     drift = slope / (1 - slope)  # delays were read on the recording's clock: t - (t - delay) / (1 + drift)
     begins = [-np.inf, *turns]
-    return list(zip(begins, offsets * (1 + drift), strict=True)), drift, float((sure * on).mean())
+    stretches = list(zip(begins, (offsets * (1 + drift)).tolist(), strict=True))
+    return stretches, float(drift), float((sure * on).mean()), float(on.mean())

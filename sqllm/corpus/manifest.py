@@ -39,6 +39,8 @@ def read(
     """
     path = Path(path)
     if path.is_dir():
+        if sorted(path.glob("clips-*.parquet")):
+            raise UsageError(f"{path} was simulated, nobody rated it: see `python -m sqllm.evaluation controls --help`")
         return _kept(_nisqa(path, ranks), path, only)
     if path.suffix.lower() not in (".csv", ".parquet") or not path.is_file():
         raise UsageError(f"{path} is no corpus: give the folder of the NISQA corpus, or a CSV or Parquet of ratings")
@@ -62,6 +64,8 @@ def _kept(table: pa.Table, path: Path, only: Mapping[str, str] | None) -> pa.Tab
             raise UsageError(f"{path} has no column {name!r}; it has {', '.join(table.column_names)}")
         has = pc.fill_null(pc.equal(table[name].cast(pa.string()), value), False)
         table = table.filter(has if name == key else pc.invert(has))
+    if only and not len(table):
+        raise UsageError(f"no row of {path} is left by --only")
     return table
 
 
@@ -119,7 +123,7 @@ def _checked(table: pa.Table, path: Path, root: Path, ranks: bool) -> pa.Table:
         if not ranks and span["min"] is not None and not 1 <= span["min"] <= span["max"] <= 5:
             raise UsageError(
                 f"{path}: {name} runs from {span['min']:g} to {span['max']:g}, and ratings here are from 1 to 5"
-                " (--ranks compares ranks on any scale)"
+                " (`sqllm evaluate --ranks` compares ranks on any scale)"
             )
     if not any(table[d].null_count < len(table) for d in DIMENSIONS):
         raise UsageError(f"{path} has no ratings: none of the columns {', '.join(DIMENSIONS)} holds a number")

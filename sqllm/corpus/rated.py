@@ -55,7 +55,8 @@ def _divided(known: list[dict]) -> list[dict]:
     names: dict[tuple, int] = {}
     links = []  # a recording and each of its names
     for i, row in enumerate(free):
-        for name in (("speaker", row["speaker"]), ("condition", row["set"], row["condition"])):
+        condition = ("condition", row["set"], row["condition"])
+        for name in (("uri", row["uri"]), ("speaker", row["speaker"]), condition):
             if name[-1] is not None:
                 links.append((i, len(free) + names.setdefault(name, len(names))))
     size, (a, b) = len(free) + len(names), np.array(links, int).reshape(-1, 2).T

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, stats
 
+LEAST = 8  # conditions: the intervals of fewer look certain, and are not
 RESAMPLES = 2000
 
 
@@ -90,11 +91,11 @@ def agreement(
 
 
 def resamples(condition: Sequence, seed: int = 1) -> list[np.ndarray]:
-    """Indices of bootstrap samples, whole conditions at a time; none where there are fewer than three."""
+    """Indices of bootstrap samples, whole conditions at a time; none where there are too few to tell an interval."""
     groups = np.unique(np.asarray(condition), return_inverse=True)[1]
     members = [np.flatnonzero(groups == g) for g in range(groups.max(initial=-1) + 1)]
     rng, k = np.random.default_rng(seed), len(members)
-    if k < 3:
+    if k < LEAST:
         return []
     return [np.concatenate([members[g] for g in rng.integers(k, size=k)]) for _ in range(RESAMPLES)]
 

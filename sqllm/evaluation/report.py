@@ -82,6 +82,8 @@ def show(result: dict, console=None) -> None:
             console.print(f"{name}: {_cell(found)}", highlight=False)
             continue
         rows = found if isinstance(found, list) else [found]
+        if not rows:
+            continue  # too few clips for a line
         if all(isinstance(value, dict) for value in rows[0].values()):
             rows = [{name: inner, **figures} for inner, figures in rows[0].items()]
         head = list(dict.fromkeys(key for row in rows for key in row))
@@ -116,7 +118,7 @@ def _number(x: float | None) -> str:
 
 
 def _span(x: Sequence[float] | None) -> str:
-    return "" if x is None else f"{x[0]:.3f} to {x[1]:.3f}"
+    return "" if x is None or x[0] != x[0] else f"{x[0]:.3f} to {x[1]:.3f}"
 
 
 def _plots(judgements: Sequence[dict]) -> list[str]:

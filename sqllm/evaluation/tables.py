@@ -8,6 +8,7 @@ A *judgement* is a dict of one predicted and one voted value: `predicted` and `t
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -98,7 +99,7 @@ def _compared(both: list[tuple[dict, dict]], statistics: Sequence[str]) -> Itera
         levels["condition"] = (sorted(set(names)), *by_condition(names, model, other, true))
     for level, (clusters, x, y, z) in levels.items():
         draws = resamples(clusters)
-        for statistic in statistics if draws else ():
+        for statistic in statistics if len(x) > 2 else ():
             figure = FIGURES[statistic]
             differences = [figure(y[at], z[at]) - figure(x[at], z[at]) for at in draws]
             found = {"model": figure(x, z), "other": figure(y, z), "difference": figure(y, z) - figure(x, z)}
@@ -108,7 +109,8 @@ def _compared(both: list[tuple[dict, dict]], statistics: Sequence[str]) -> Itera
 
 def predictions(path: Path) -> list[dict]:
     """Judgements from a CSV with `y_true` and `y_pred` (empty: the answer held no number), and where known `dim`,
-    `task`, `set`, `condition`, `lang`, `std` and `votes` of the vote. The paper's released files are such."""
+    `task`, `set`, `condition`, `lang`, `judge`, `ended`, `std` and `votes`. The paper's released files are such, and
+    what `written` gives."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -134,11 +136,29 @@ def predictions(path: Path) -> list[dict]:
         dim = row.get("dim") or "mos"
         if dim not in ORDER:
             raise UsageError(f"{path}, line {line}: dim is {dim!r}; it can be {', '.join(DIMENSIONS)}")
-        judgement = {k: row.get(k) or None for k in ("task", "set", "condition", "lang", "ended")}
-        judgement |= {"dim": dim, "clip": line, "status": row.get("status") or None}
+        judgement = {k: row.get(k) or None for k in ("task", "set", "condition", "lang", "judge", "ended")}
+        judgement |= {"dim": dim, "clip": row.get("uri") or line, "status": row.get("status") or None}
         judgement |= {"predicted": number(row["y_pred"], line), "true": number(row["y_true"], line)}
         out.append(judgement | {k: number(row.get(k), line) for k in ("std", "votes")})
     return out
+
+
+COLUMNS = ("uri", "judge", "ended", "dim", "y_pred", "y_true", "std", "votes", "set", "condition", "lang", "error")
+
+
+def written(judgements: Iterable[dict]) -> bytes:
+    """Judgements as a CSV, one a line, that `predictions` reads again: to look at the worst, or to plot."""
+    file = io.StringIO()
+    out = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+    out.writeheader()
+    out.writerows(j | {"y_pred": j["predicted"], "y_true": j["true"]} for j in judgements)
+    return file.getvalue().encode()
+
+
+def not_judged(judgements: Iterable[dict]) -> dict[str, int]:
+    """How many recordings were not judged, and why: those alone, and those with their reference."""
+    missed = {(j["clip"], j.get("judge"), j.get("ended"), j["error"]) for j in judgements if j.get("error")}
+    return dict(Counter(f"{error} ({judge or ended})" for _, judge, ended, error in missed).most_common())
 
 
 def statuses(judgements: Iterable[dict]) -> dict[str, int]:

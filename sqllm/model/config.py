@@ -96,7 +96,11 @@ def base(name: str | Path) -> tuple[ModelConfig, Path | None]:
     """The configuration to train with, and the directory of its base models; a preset names them on the hub."""
     if str(name) in PRESETS:
         return PRESETS[str(name)], None
-    return ModelConfig.load(directory := resolve(name)), directory
+    try:
+        directory = resolve(name)
+    except UsageError as error:
+        raise UsageError(f"{error}; or a preset: {', '.join(PRESETS)}") from None
+    return ModelConfig.load(directory), directory
 
 
 def trained(name: str | Path) -> Path:

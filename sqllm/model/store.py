@@ -262,6 +262,13 @@ def complete(directory: Path, source: Path | None = None) -> Path:
     return directory
 
 
+def parts(directory: Path) -> list[Path]:
+    """The files and folders inside `directory` that are the model, whatever else lies there."""
+    config = ModelConfig.load(directory)
+    names = ("config.json", "base.json", TRAINED, config.encoder, config.language_model)
+    return [path for name in names if (path := directory / name).exists() and path.is_relative_to(directory)]
+
+
 def load(
     name: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32, merge: bool = True
 ) -> SpeechQualityLLM:

@@ -7,6 +7,7 @@ import pytest
 from pipelines import evaluate
 from pipelines.cli import main
 from pipelines.score import Settings
+from sqllm.evaluation import tables
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -51,8 +52,12 @@ def test_single_and_double_ended_on_the_same_clips(local_ray, rated, stand_in, m
     assert run.data.params == {"model": "stand-in"} and run.info.status == "FINISHED"
     assert run.data.metrics["a.single.mos.clip.r"] == pytest.approx(mos["single", "clip"]["r"])
     assert {f.path for f in mlflow.MlflowClient().list_artifacts(run.info.run_id)} == {
-        "evaluation.json", "evaluation.html",
+        "evaluation.json", "evaluation.html", "judgements.csv",
     }  # fmt: skip
+    assert {"DECODE (single)": 1, "NOT_FOUND (single)": 1}.items() <= result["not_judged"].items()
+    again = tables.figures(tables.predictions(rated / "out/judgements.csv"))
+    again = {(f["ended"], f["level"]): f for f in again if f["dim"] == "mos"}
+    assert all(again[key][name] == pytest.approx(mos[key][name]) for key in mos for name in ("n", "missing", "mae"))
 
 
 def test_a_vote_belongs_to_one_channel(local_ray, tmp_path, record, stand_in, capsys):

@@ -1,4 +1,5 @@
 import json
+import re
 import threading
 import time
 from contextlib import suppress
@@ -51,6 +52,8 @@ def test_ray_gives_the_losses_of_the_loop_alone_in_one_go_or_two(local_ray, corp
     def stop(stage, done, of, figures):
         known = [file.read_text() for file in out.glob("checkpoints/*/checkpoint_manager_snapshot.json")]
         if any("checkpoint_dir_name" in text for text in known):  # what Ray Train knows, and not only has
+            with pytest.raises(UsageError, match="another run is writing to"):
+                train(corpus, base_model, out, settings, resume=True)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -70,6 +73,11 @@ def test_ray_gives_the_losses_of_the_loop_alone_in_one_go_or_two(local_ray, corp
     [run] = runs(out)
     assert run.info.status == "FINISHED"
     assert run.data.params["score_steps"] == "100" and "scores.r_mos" in run.data.metrics
+    [logged] = out.glob("mlflow/models/*/artifacts/artifacts/*")
+    assert {path.name for path in logged.iterdir()} == {path.name for path in store.parts(out)}
+    assert not list(logged.rglob("checkpoint*"))
+    with pytest.raises(UsageError, match="came to its end"):
+        train(corpus, base_model, out, settings, resume=True)
 
 
 def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_path):
@@ -111,7 +119,8 @@ def test_the_papers_preset_from_the_command_line(local_ray, nisqa, bases, tmp_pa
     with pytest.raises(SystemExit) as done:
         main(command)
     told = capfd.readouterr()
-    assert done.value.code == 0 and told.out == f"trained: {out}\n" and not told.err
+    assert done.value.code == 0 and told.out == f"trained: {out}\n"
+    assert re.fullmatch(r"corpus: 1 of 1\njoint: 3 of 3 loss [0-9.]+\n", told.err)  # no terminal: lines
     config = store.ModelConfig.load(out)
     assert (config.encoder_training, config.quantization, config.checklist) == ("query", "nf4", False)
     [run] = runs(out)

@@ -131,6 +131,13 @@ def test_delays_that_change_on_the_way():
         assert np.corrcoef(found.reference(start * RATE, len(window)).astype(float), window)[0, 1] > 0.8
 
 
+def test_a_reference_that_fits_a_part_only_is_refused():
+    reference = speech(60, seed=9)
+    half = np.concatenate([reference[: 35 * RATE], speech(25, seed=10)])
+    found = align(whole(noisy(half, np.random.default_rng(0), 20)), reference)
+    assert not found.used and "fits 67 % of the recording only" in found.problem
+
+
 def test_another_long_recording_is_given_up_early(monkeypatch):
     asked = []
     monkeypatch.setattr("sqllm.audio.align._segment", lambda *of, real=_segment: asked.append(of) or real(*of))

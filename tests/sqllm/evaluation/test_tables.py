@@ -101,3 +101,10 @@ def test_predictions_as_the_paper_writes_them(tmp_path):
         predictions(tmp_path / "p.csv")
     (tmp_path / "p.csv").write_text("y_true,y_pred\n3,nan\n")
     assert predictions(tmp_path / "p.csv")[0]["predicted"] is None
+
+
+def test_few_conditions_have_no_interval():
+    few = figures(judgements(0.5)[:21])  # of seven conditions
+    assert few[0]["n"] == 21 and "r_95" not in few[0] and few[0]["r"] > 0
+    [gain, *_] = comparisons([*judgements(0.8)[:21], *judgements(0.1, "double")[:21]])
+    assert gain["difference"] > 0 and np.isnan(gain["difference_95"][0])
