@@ -165,7 +165,7 @@ class Pool:
         unknown = [name for name in self.speech if self.speakers and not self._told(name)]
         if len(unknown) == len(self.speech):
             raise UsageError(
-                f"the table of speakers names no file of {speech}: its column path has such as {unknown[0]}"
+                f"the table of speakers names no file of {speech}: its column path should hold such as {unknown[0]}"
             )
         self.problems += [f"{name}: no speaker in the table, its name stands for one" for name in unknown]
         self.names = {
