@@ -11,10 +11,12 @@ from sqllm.page import PENS, drawing, frame, table, word_columns
 
 PLOTTED = 3000  # points of one plot; more are sampled
 MEANING = {
+    "single": "from the recording alone, <b>double</b> with its clean reference",
+    "missing": "what got no score: of recordings judgements.csv says why",
     "r": "Pearson's r: 1 where the scores rise exactly as the votes do",
     "rho": "Spearman's rho: the same for ranks",
-    "rmse": "root mean square error, in points of the 1-5 scale",
-    "mae": "mean absolute error",
+    "RMSE": "root mean square error, in points of the 1-5 scale",
+    "MAE": "mean absolute error",
     "RMSE*": "ITU-T P.1401: only the part of an error beyond the vote's own confidence interval counts",
     "mapped": "after the third-order mapping of P.1401, which takes out a bias of the set",
     "outliers": "share of clips off by more than the vote's confidence interval",
