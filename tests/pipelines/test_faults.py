@@ -73,10 +73,10 @@ def test_a_recording_that_kills_its_process_costs_itself(local_ray, calls, tmp_p
 
         whole = cut
 
-        def fatal(uri, *more):
+        def fatal(uri, *more, **options):
             if "undecodable" in uri:
                 os._exit(1)
-            yield from whole(uri, *more)
+            yield from whole(uri, *more, **options)
 
         stages.cut = fatal
         yield from stages.cut_recordings(batch, **options)
