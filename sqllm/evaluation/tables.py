@@ -157,8 +157,9 @@ def written(judgements: Iterable[dict]) -> bytes:
 
 def not_judged(judgements: Iterable[dict]) -> dict[str, int]:
     """How many recordings were not judged, and why: those alone, and those with their reference."""
-    missed = {(j["clip"], j.get("judge"), j.get("ended"), j["error"]) for j in judgements if j.get("error")}
-    return dict(Counter(f"{error} ({judge or ended})" for _, judge, ended, error in missed).most_common())
+    missed = {(j["clip"], j.get("judge"), j["ended"], j["error"]) for j in judgements if j.get("error")}
+    whose = ((error, " ".join(filter(None, (judge, ended)))) for _, judge, ended, error in missed)
+    return dict(Counter(f"{error} ({who})" for error, who in whose).most_common())
 
 
 def statuses(judgements: Iterable[dict]) -> dict[str, int]:

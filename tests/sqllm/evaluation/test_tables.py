@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sqllm.errors import UsageError
-from sqllm.evaluation.tables import comparisons, figures, predictions, statuses
+from sqllm.evaluation.tables import comparisons, figures, not_judged, predictions, statuses
 
 
 def judgements(noise, ended="single", sets=("A",), n=60, seed=0, **more):
@@ -108,3 +108,9 @@ def test_few_conditions_have_no_interval():
     assert few[0]["n"] == 21 and "r_95" not in few[0] and few[0]["r"] > 0
     [gain, *_] = comparisons([*judgements(0.8)[:21], *judgements(0.1, "double")[:21]])
     assert gain["difference"] > 0 and np.isnan(gain["difference_95"][0])
+
+
+def test_what_was_not_judged_is_counted_once_a_recording():
+    rows = [j | {"predicted": None, "error": "DECODE", "judge": "m"} for j in judgements(0.5)[:2]]
+    rows += [j | {"dim": "noi"} for j in rows] + [rows[0] | {"ended": "double", "error": "REFERENCE"}]
+    assert not_judged([*rows, *judgements(0.5)]) == {"DECODE (m single)": 2, "REFERENCE (m double)": 1}
