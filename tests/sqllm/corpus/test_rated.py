@@ -65,3 +65,10 @@ def test_a_split_that_cannot_be_or_that_leaks_is_refused(tmp_path):
 def test_validation_takes_no_more_than_it_needs(tmp_path, sizes, val):
     rows = read(tmp_path, [f"{s}-{i}.wav,3,s{s},," for s, size in enumerate(sizes) for i in range(size)])
     assert sum(row["split"] == "val" for row in rows) == val
+
+
+def test_votes_of_one_recording_stay_together():
+    empty = dict.fromkeys(("speaker", "condition", "set", "split"))
+    votes = rated._divided([empty | {"uri": f"{n}.wav"} for n in range(40) for _ in range(3)])
+    of = {uri: {row["split"] for row in votes if row["uri"] == uri} for uri in {row["uri"] for row in votes}}
+    assert all(len(splits) == 1 for splits in of.values()) and set().union(*of.values()) == {"train", "val"}
