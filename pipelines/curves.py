@@ -16,12 +16,11 @@ def add(out: Path, stage: str, line: dict) -> None:
 
 
 def read(out: Path) -> list[dict]:
-    """The lines, in the order of stages and steps; of those that a replaced worker wrote again, the last."""
+    """The lines, in the order of stages and steps; none where there is no file yet."""
+    if not (out / FILE).is_file():
+        return []
     with open(out / FILE, encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    stages = list(dict.fromkeys(line["stage"] for line in lines))
-    last = {(stages.index(line["stage"]), line["step"]): line for line in lines}
-    return [last[at] for at in sorted(last)]
+        return [json.loads(line) for line in file]
 
 
 def figure(lines: list[dict]):

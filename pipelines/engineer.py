@@ -105,7 +105,7 @@ def evaluate(
         given["--model"] = model != "embedded"
         if without := next((name for name, value in given.items() if value), None):
             raise UsageError(f"{without} needs the recordings: give a CORPUS instead of --predictions")
-        judgements = tables.predictions(predictions)
+        judgements = tables.predictions(predictions, ranks)
         facts = {"predictions": str(predictions), "judgements": str(len(judgements))}
     else:
         from pipelines.progress import Progress
@@ -124,8 +124,10 @@ def evaluate(
                 judgements = [j | {"judge": Path(model).name} for j in judgements]
                 judgements += evaluation.judge_by_peers(rated, names, settings)
         facts = {"model": f"{model} {totals.model}", "corpus": ", ".join(corpus), "recordings": str(len(rated))}
-        facts |= {"only": ", ".join(only)} if only else {}
-        facts |= {"level": f"{level:g} dBov"} if level is not None else {}
+        given = {"column": ", ".join(column or []), "only": ", ".join(only or []), "peers": ", ".join(names)}
+        given |= {"limit": limit and str(limit), "level": None if level is None else f"{level:g} dBov"}
+        facts |= {name: value for name, value in given.items() if value}
+    facts |= {"compared": "ranks"} if ranks else {}
     result = evaluation.write(out, f"Evaluation of {predictions or model}", facts, judgements, ranks)
     evaluation.show(result, console())
     if not any(j["predicted"] is not None for j in judgements):

@@ -34,9 +34,12 @@ def corpora(
     paths: Sequence[str], columns: dict[str, str], only: dict[str, str], limit: int | None = None, ranks: bool = False
 ) -> pa.Table:
     """All rated recordings of the corpora for which each column of `only` has that value; UsageError where none has.
-    With `ranks` ratings may be on any scale."""
+    With `ranks` ratings may be on any scale. Of several corpora, each that names no `set` is one of its own."""
     names = (*manifest.TEXT, *manifest.NUMBERS)
     read = [manifest.read(path, columns, only, ranks).select(names) for path in paths]
+    if len(paths) > 1:
+        at = names.index("set")
+        read = [t.set_column(at, "set", t["set"].fill_null(str(path))) for t, path in zip(read, paths, strict=True)]
     table = pa.concat_tables(read).slice(0, limit)
     if not len(table):
         raise UsageError("no rated recording is left" + (" by --only" if only else ""))
@@ -149,6 +152,8 @@ def write(out: Path, title: str, facts: dict[str, str], judgements: list[dict], 
     result = {"facts": facts, "figures": figures, "beside_the_model_alone": compared}
     if states := tables.statuses(judgements):
         result["answers"] = states
+    if unvoted := tables.without_votes(judgements):
+        result["without_votes"] = unvoted
     if missed := tables.not_judged(judgements):
         result["not_judged"] = missed
     files = ["evaluation.json", "evaluation.html"]
@@ -185,5 +190,7 @@ def show(result: dict, console) -> None:
     if missed := result.get("not_judged"):
         told = ", ".join(f"{n} {why}" for why, n in missed.items())
         console.print(f"not judged: {told}; judgements.csv has which", highlight=False)
+    if unvoted := result.get("without_votes"):
+        console.print(f"left out: {unvoted} without y_true", highlight=False)
     if answers := result.get("answers"):
         console.print("answers: " + ", ".join(f"{n} {name}" for name, n in answers.items()), highlight=False)

@@ -33,8 +33,11 @@ def prepare(
 ) -> list[str]:  # fmt: skip
     """Make shards of rated corpora and features of all, where they are missing; where the shards are."""
     places, todo = corpora.find(names, place, columns, only)
-    problems = _each("corpus", [_shard.remote(*task) for task in todo], watch)
-    corpora.tell_problems([problem for found in problems for problem in found])
+    left = [_shard.remote(*task) for task in todo]
+    while left:
+        ready, left = ray.wait(left)
+        ray.get(ready)
+        watch("corpus", len(todo) - len(left), len(todo), "")
     if key := features.features_key(config, bases):
         missing = [(shards, name) for shards in map(Shards.open, places) for name in features.missing(shards, key)]
         if missing:
@@ -42,19 +45,9 @@ def prepare(
     return places
 
 
-def _each(stage: str, tasks: list, watch: Callable) -> list:
-    """The results of tasks, as they come."""
-    left, out = tasks, []
-    while left:
-        ready, left = ray.wait(left)
-        out += ray.get(ready)
-        watch(stage, len(out), len(tasks), "")
-    return out
-
-
 @ray.remote(num_cpus=1, max_retries=3)
-def _shard(shards: Shards, name: str, recordings: list[dict]) -> list[str]:
-    return corpora.make(shards, name, recordings)
+def _shard(shards: Shards, name: str, recordings: list[dict]) -> None:
+    corpora.make(shards, name, recordings)
 
 
 def _make_features(

@@ -27,6 +27,7 @@ from sqllm.errors import UsageError
 from sqllm.model import store
 from sqllm.model.config import ModelConfig
 from sqllm.training import data, features
+from sqllm.training.corpora import left_out
 from sqllm.training.settings import Settings
 
 NOTE = "run.json"
@@ -55,10 +56,14 @@ def train(
     device = "cuda" if _on_gpu(device, workers) else "cpu"
     with only_writer(str(out)):
         places = ingest.prepare(names, known["storage"], columns or {}, only or {}, config, bases, watch, device)
+        problems = left_out(places)
         clips = data.read([Shards.open(p) for p in places], features.features_key(config, bases))
         with tracked(out, f"train {out.name}", known["run_id"]) as run:
             if not resume:
-                run.settings({**options, "workers": workers} | {f"{split}_clips": len(c) for split, c in clips.items()})
+                counts = {f"{split}_clips": len(c) for split, c in clips.items()} | {"left_out": len(problems)}
+                run.settings({**options, "workers": workers, **counts})
+                if problems:
+                    run.text("\n".join(problems) + "\n", "left_out.txt")
                 _note(out, known | {"run_id": run.id})
             job = {"places": places, "config": asdict(config), "bases": bases and str(bases)}
             job |= {"settings": asdict(settings), "device": device}
@@ -118,13 +123,16 @@ def _on_gpu(device: str, workers: int) -> bool:
 
 def _watched(job: dict, workers: int, known: dict, verbose: bool, run: Run, out: Path, stages: dict, watch: Callable):
     """The last checkpoint of a training whose figures go to MLflow, to `out` and to the user."""
+    noted = {(line["stage"], line["step"]) for line in curves.read(out)}
     job["board"] = board = Board.options(num_cpus=0).remote()
     fitted = ray.remote(num_cpus=0)(fit).remote(job, workers, known["name"], known["storage"], verbose)
 
     def told() -> list[tuple[str, dict]]:
-        """What came since, noted before anything can interrupt: a run that is gone on with does not tell it again."""
-        lines = ray.get(board.take.remote())
+        """What came since, noted before anything can interrupt. What a worker learns again, from the last checkpoint to
+        where it was cut off, it learns as before: nothing is told twice."""
+        lines = [(stage, line) for stage, line in ray.get(board.take.remote()) if (stage, line["step"]) not in noted]
         for stage, line in lines:
+            noted.add((stage, line["step"]))
             run.figures({f"{stage}.{k}": v for k, v in line.items() if k != "step"}, step=line["step"])
             curves.add(out, stage, line)
         return lines

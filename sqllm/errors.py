@@ -34,5 +34,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UsageError, AudioError) as error:
-        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        script = Path(sys.argv[0])
+        name = script.parent.name if script.stem == "__main__" else script.stem
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -111,12 +111,7 @@ def _checked(table: pa.Table, path: Path, root: Path, ranks: bool) -> pa.Table:
             column = pa.array([p and _absolute(root, p) for p in column.to_pylist()], pa.string())
         table = _put(table, name, column)
     for name in NUMBERS:
-        try:
-            column = (
-                table[name].cast(pa.float64()) if name in table.column_names else pa.nulls(len(table), pa.float64())
-            )
-        except pa.ArrowInvalid as error:
-            raise UsageError(f"{path}: {name} should be a number: {error}") from None
+        column = _numbers(table[name], name, path) if name in table.column_names else pa.nulls(len(table), pa.float64())
         table = _put(table, name, pc.if_else(pc.is_nan(column), None, column))
     for name in DIMENSIONS:
         span = pc.min_max(table[name]).as_py()
@@ -128,6 +123,18 @@ def _checked(table: pa.Table, path: Path, root: Path, ranks: bool) -> pa.Table:
     if not any(table[d].null_count < len(table) for d in DIMENSIONS):
         raise UsageError(f"{path} has no ratings: none of the columns {', '.join(DIMENSIONS)} holds a number")
     return table
+
+
+def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        for row, value in enumerate(column.to_pylist(), 1):
+            try:
+                float(value if value is not None else "nan")
+            except (TypeError, ValueError):
+                raise UsageError(f"{path}, row {row}: {name} is {value!r}, and should be a number") from None
+        raise UsageError(f"{path}: {name} holds {column.type}, and should hold numbers") from None
 
 
 def _put(table: pa.Table, name: str, column) -> pa.Table:
@@ -151,5 +158,7 @@ def leakage(rows: Iterable[Mapping]) -> str | None:
         seen = {split: {key(r) for r in rows if r["split"] == split} - {None} for split in ("train", "val", "test")}
         for other in ("val", "test"):
             if shared := seen["train"] & seen[other]:
-                return f"{len(shared)} {name}(s) are in both train and {other}, such as {min(map(str, shared))}"
+                hint = " (a column `set` tells those of different tests apart)" if name == "condition" else ""
+                one = min(", in ".join(filter(None, reversed(s))) if isinstance(s, tuple) else str(s) for s in shared)
+                return f"{len(shared)} {name}(s) are in both train and {other}, such as {one}{hint}"
     return None

@@ -6,8 +6,10 @@ level term comes from `sqllm.corpus.ratings`. Needs `pip install 'sqllm[label]'`
 
 from __future__ import annotations
 
+import io
 import sys
 import types
+from contextlib import redirect_stdout
 
 import numpy as np
 import torch
@@ -27,7 +29,8 @@ def load_distillmos() -> torch.nn.Module:
     finally:
         if stub:
             del sys.modules["torchaudio"]
-    return ConvTransformerSQAModel().eval()
+    with redirect_stdout(io.StringIO()):  # it prints where its weights are from
+        return ConvTransformerSQAModel().eval()
 
 
 def pesq_wb(degraded: np.ndarray, reference: np.ndarray) -> float | None:

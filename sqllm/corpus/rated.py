@@ -25,6 +25,7 @@ from sqllm.recording import cut
 SHARD = 50  # recordings
 VAL_SHARE = 0.1
 SPLITS = ("train", "val", "test")
+LEFT_OUT = "left_out"  # in the metadata of a shard: JSON
 TEXT = ("uri", "set", "condition", "speaker", "split")
 SCHEMA = pa.schema(
     [("index", pa.int64()), ("recording", pa.int64())]
@@ -100,8 +101,8 @@ def shards(known: Sequence[dict]) -> list[tuple[str, list[dict]]]:
     return [(f"clips-{i // SHARD:05d}.parquet", numbered[i : i + SHARD]) for i in range(0, len(numbered), SHARD)]
 
 
-def table(recordings: Sequence[dict]) -> tuple[pa.Table, list[str]]:
-    """A shard, and what was wrong with recordings or references that are left out of it."""
+def table(recordings: Sequence[dict]) -> pa.Table:
+    """A shard, whose metadata say what was wrong with recordings or references that are left out of it."""
     clips, problems = [], []
     for row in recordings:
         found, problem = _windows(row["uri"], row["reference_uri"])
@@ -112,7 +113,7 @@ def table(recordings: Sequence[dict]) -> tuple[pa.Table, list[str]]:
             about |= {"index": 1000 * row["recording"] + number, "audio": flac(window)}
             paired = reference is not None
             clips.append(about | {"reference": flac(reference) if paired else None, "paired": paired})
-    return pa.Table.from_pylist(clips, SCHEMA), problems
+    return pa.Table.from_pylist(clips, SCHEMA).replace_schema_metadata({LEFT_OUT: json.dumps(problems)})
 
 
 def _windows(uri: str, reference: str | None) -> tuple[list[tuple[np.ndarray, np.ndarray | None]], str | None]:

@@ -66,6 +66,12 @@ class Shards:
             file = parquet.ParquetFile(source)
             return file.read([c for c in columns if c in file.schema_arrow.names] if columns else None)
 
+    def metadata(self, name: str) -> dict[str, str]:
+        """What a shard says of itself as a whole."""
+        with self.system.open_input_file(f"{self.folder}/{name}") as source:
+            found = parquet.read_schema(source).metadata or {}
+        return {key.decode(): value.decode() for key, value in found.items()}
+
     def value(self, name: str, row: int, column: str):
         """One value of a shard, of which no more than the group of its row is read."""
         with self.system.open_input_file(f"{self.folder}/{name}") as source:

@@ -28,50 +28,64 @@ from sqllm.predictor import Predictor
 
 
 def arguments() -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--model", metavar="PRESET|DIR")
+    common.add_argument("--dtype", choices=["auto", "bfloat16", "float32"])
+    common.add_argument("--json", action="store_true")
     parser = argparse.ArgumentParser(
-        prog="python -m sqllm.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--json", action="store_true")
+        prog="python -m sqllm.evaluation", description=__doc__, parents=[common],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
 
+    def add(name: str, about: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about, parents=[common])
+
     def command(name: str, about: str, clips: int | None = None) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=about)
+        found = add(name, about)
         found.add_argument("corpus", type=Path, help="shards of `sqllm corpus simulate`")
         if clips:
-            found.add_argument("--clips", type=int, default=clips)
+            found.add_argument("--clips", type=at_least_1, default=clips)
         return found
 
     c = command("words", "answers about simulated clips against what was done to them", 100)
     c.add_argument("--withheld", action="store_true", help="leave the measured facts out of the prompt")
     c.add_argument("--verbose", action="store_true", help="print every question, answer and truth")
     c = command("controls", "what must move a score and what must not", 160)
-    c.add_argument("--spoken", type=int, default=20, help="clips of which words are generated")
+    c.add_argument("--spoken", type=at_least_1, default=20, help="clips of which words are generated")
     c = command("listeners", "shifts of the listeners' scores, and the spread of the panel", 160)
     c.add_argument("--conditions", type=Path, help="human-rated conditions, with mos and mos_std")
     c = command("head", "a plain regression head on the same features and labels, beside the language model")
-    c.add_argument("--epochs", type=int, default=10)
+    c.add_argument("--epochs", type=at_least_1, default=10)
     c.add_argument("--rated", type=Path, help="a rated corpus, as `sqllm evaluate` takes it")
     c.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS")
     c.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE")
     c.add_argument("--ranks", action="store_true", help="compare ranks: votes may be on any scale")
     c = command("tokens", "more audio tokens: r of a regression head, and the language model's speed")
-    c.add_argument("--counts", type=int, nargs="+", default=[64, 128, 256])
-    c.add_argument("--epochs", type=int, default=10)
-    c = commands.add_parser("draws", help="what scoring some windows of long calls saves, at what error")
+    c.add_argument("--counts", type=at_least_1, nargs="+", default=[64, 128, 256])
+    c.add_argument("--epochs", type=at_least_1, default=10)
+    c = add("draws", "what scoring some windows of long calls saves, at what error")
     c.add_argument("calls", nargs="*", help="long recordings")
     c.add_argument("--speech", help="make calls of ten minutes from this clean speech instead")
     c.add_argument("--noise")
     c.add_argument("--speakers", help="CSV with columns path and speaker")
-    c.add_argument("--windows", type=int, nargs="*", default=[4, 8, 16, 32])
+    c.add_argument("--windows", type=at_least_1, nargs="*", default=[4, 8, 16, 32])
     c.add_argument("--until-se", type=float, nargs="*", default=[0.2, 0.1, 0.05])
-    c = commands.add_parser("severity", help="scores of clean speech with one fault in five steps")
+    c = add("severity", "scores of clean speech with one fault in five steps")
     c.add_argument("--speech", required=True)
     c.add_argument("--noise")
     c.add_argument("--speakers", help="CSV with columns path and speaker")
     c.add_argument("--conditions", type=Path, help="human-rated conditions to print beside it")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.command == "draws" and not (args.calls or args.speech):
+        parser.error("give some long recordings, or --speech DIR")
+    return argparse.Namespace(**{"model": "embedded", "dtype": "auto", "json": False} | vars(args))
+
+
+def at_least_1(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
 
 
 def main() -> None:

@@ -107,10 +107,10 @@ def _compared(both: list[tuple[dict, dict]], statistics: Sequence[str]) -> Itera
             yield {"level": level, "n": len(x), "statistic": statistic, **found, "difference_95": interval_95}
 
 
-def predictions(path: Path) -> list[dict]:
+def predictions(path: Path, ranks: bool = False) -> list[dict]:
     """Judgements from a CSV with `y_true` and `y_pred` (empty: the answer held no number), and where known `dim`,
     `task`, `set`, `condition`, `lang`, `judge`, `ended`, `std` and `votes`. The paper's released files are such, and
-    what `written` gives."""
+    what `written` gives. With `ranks` y_true may be on any scale. UsageError where the file is no such CSV."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -139,6 +139,11 @@ def predictions(path: Path) -> list[dict]:
         judgement = {k: row.get(k) or None for k in ("task", "set", "condition", "lang", "judge", "ended")}
         judgement |= {"dim": dim, "clip": row.get("uri") or line, "status": row.get("status") or None}
         judgement |= {"predicted": number(row["y_pred"], line), "true": number(row["y_true"], line)}
+        if not ranks and dim in DIMENSIONS and judgement["true"] is not None and not 1 <= judgement["true"] <= 5:
+            raise UsageError(
+                f"{path}, line {line}: y_true is {judgement['true']:g}, and ratings here are from 1 to 5"
+                " (--ranks compares ranks on any scale)"
+            )
         out.append(judgement | {k: number(row.get(k), line) for k in ("std", "votes")})
     return out
 
@@ -160,6 +165,11 @@ def not_judged(judgements: Iterable[dict]) -> dict[str, int]:
     missed = {(j["clip"], j.get("judge"), j["ended"], j["error"]) for j in judgements if j.get("error")}
     whose = ((error, " ".join(filter(None, (judge, ended)))) for _, judge, ended, error in missed)
     return dict(Counter(f"{error} ({who})" for error, who in whose).most_common())
+
+
+def without_votes(judgements: Iterable[dict]) -> int:
+    """How many judgements have no vote to stand beside."""
+    return sum(j["true"] is None for j in judgements)
 
 
 def statuses(judgements: Iterable[dict]) -> dict[str, int]:

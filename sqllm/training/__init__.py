@@ -97,7 +97,9 @@ def train(
     steps(config, settings)
     names = [str(c) for c in ([corpus] if isinstance(corpus, str | Path) else corpus)]
     places, todo = corpora.find(names, str(out), columns, only)
-    corpora.tell_problems([problem for task in todo for problem in corpora.make(*task)])
+    for task in todo:
+        corpora.make(*task)
+    corpora.left_out(places)
     shards, key = [Shards.open(place) for place in places], features.features_key(config, bases)
     out.mkdir(parents=True, exist_ok=True)
     missing = [(each, name) for each in shards for name in features.missing(each, key)]

@@ -6,6 +6,7 @@ A folder (or s3://...) of shards is used where it lies. Anything else is a corpu
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -41,14 +42,18 @@ def find(
     return places, todo
 
 
-def make(shards: Shards, name: str, recordings: list[dict]) -> list[str]:
-    """Write one shard of rated recordings; what was left out of it, in words."""
-    table, problems = rated.table(recordings)
-    shards.write(name, table, group=1)
-    return problems
+def make(shards: Shards, name: str, recordings: list[dict]) -> None:
+    """Write one shard of rated recordings."""
+    shards.write(name, rated.table(recordings), group=1)
 
 
-def tell_problems(problems: Sequence[str]) -> None:
+def left_out(places: Sequence[str]) -> list[str]:
+    """What was wrong with recordings, or references, that the shards of rated recordings leave out; told to stderr."""
+    problems = []
+    for shards in map(Shards.open, places):
+        for name in shards.names():
+            problems += json.loads(shards.metadata(name).get(rated.LEFT_OUT, "[]"))
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         print(f"sqllm: left out of training: {problems[0]}{more}", file=sys.stderr)
+    return problems

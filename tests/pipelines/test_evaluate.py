@@ -70,19 +70,30 @@ def test_a_vote_belongs_to_one_channel(local_ray, tmp_path, record, stand_in, ca
     assert "two.wav (a vote belongs to one channel), 1 in all" in capsys.readouterr().err
 
 
+def test_corpora_that_name_no_set_are_not_mixed(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("uri,mos,condition\nx.wav,3,1\n")
+    paths = [str(tmp_path / f"{name}.csv") for name in "ab"]
+    assert evaluate.corpora(paths, {}, {})["set"].to_pylist() == paths
+    assert evaluate.corpora(paths[:1], {}, {})["set"].to_pylist() == [None]
+
+
 def test_predictions_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     true = rng.uniform(1, 5, 40)
     lines = [f"mos_numeric,mos,{t},{t + e},success" for t, e in zip(true, 0.3 * rng.standard_normal(40), strict=True)]
     (tmp_path / "p.csv").write_text(
-        "\n".join(["task,dim,y_true,y_pred,status", *lines, "mos_numeric,mos,3,,no_number"])
+        "\n".join(
+            ["task,dim,y_true,y_pred,status", *lines, "mos_numeric,mos,3,,no_number", "mos_numeric,mos,,3,success"]
+        )
     )
     with pytest.raises(SystemExit) as done:
         main(["evaluate", "--predictions", "p.csv", "--out", "out"])
     assert done.value.code == 0
     printed = capsys.readouterr().out
-    assert "mos_numeric" in printed and "40 success, 1 no_number" in printed
+    assert "mos_numeric" in printed and "41 success, 1 no_number" in printed
+    assert "left out: 1 without y_true" in printed
     assert (tmp_path / "out/evaluation.html").is_file()
 
 

@@ -39,6 +39,12 @@ def test_a_failed_run_says_so_and_can_be_gone_on_with(here):
     assert found.info.run_id == run.id and found.info.status == "FINISHED" and found.data.metrics["loss"] == 1.0
 
 
+def test_a_run_that_is_interrupted_was_killed(here):
+    with pytest.raises(KeyboardInterrupt), tracked(here, "a run"):
+        raise KeyboardInterrupt
+    assert [r.info.status for r in runs(here)] == ["KILLED"]
+
+
 def test_a_dead_server_warns_once_and_changes_nothing(here, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

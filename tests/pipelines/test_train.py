@@ -39,7 +39,10 @@ def losses(folder, name="scores.loss"):
     import mlflow
 
     [run] = runs(folder)
-    return {m.step: m.value for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, name)}
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, name)
+    found = {m.step: m.value for m in history}
+    assert len(history) == len(found)  # no step twice, however often it was learned
+    return found
 
 
 def test_ray_gives_the_losses_of_the_loop_alone_in_one_go_or_two(local_ray, corpus, base_model, tmp_path, capsys):
@@ -124,7 +127,11 @@ def test_the_papers_preset_from_the_command_line(local_ray, nisqa, bases, tmp_pa
     config = store.ModelConfig.load(out)
     assert (config.encoder_training, config.quantization, config.checklist) == ("query", "nf4", False)
     [run] = runs(out)
-    assert run.data.params["train_clips"] == "13" and run.data.params["lr"] == "4e-05"
+    assert (
+        run.data.params["train_clips"] == "13"
+        and run.data.params["left_out"] == "0"
+        and run.data.params["lr"] == "4e-05"
+    )
     assert {"joint.r_mos", "joint.mae_noi", "joint.clips_per_s", "joint.tokens_per_s"} <= set(run.data.metrics)
     last = next(out.glob("checkpoints/*/checkpoint*/trained"))
     assert {file.name for file in last.iterdir()} == {"config.json", "trained.safetensors"}

@@ -73,7 +73,7 @@ def test_a_mapping_may_exchange_columns_and_use_one_twice(tmp_path):
     [
         ("uri,mos\na.wav,61\n", {}, "from 61 to 61"),
         ("file,mos\na.wav,3\n", {}, "'uri'"),
-        ("uri,mos\na.wav,good\n", {}, "mos should be a number"),
+        ("uri,mos\na.wav,good\n", {}, "row 1: mos is 'good'"),
         ("uri,mos\na.wav,3\n,4\n", {}, "no uri in row 2"),
         ("uri,label\na.wav,3\n", {}, "no ratings"),
         ("uri,mos\na.wav,3\n", {"mos": "vote"}, "'vote'"),

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -8,13 +9,17 @@ from sqllm.corpus.shards import samples
 from sqllm.errors import UsageError
 
 
+def left_out(table):
+    return json.loads(table.schema.metadata[rated.LEFT_OUT.encode()])
+
+
 def test_recordings_become_windows_with_their_references(nisqa):
     known = rated.rows(manifest.read(nisqa))
     assert {row["split"] for row in known} == {"train", "val"} and len(known) == 16
     [(name, recordings)] = rated.shards(known)
-    table, problems = rated.table(recordings)
+    table = rated.table(recordings)
     clips = table.to_pylist()
-    assert name == "clips-00000.parquet" and not problems
+    assert name == "clips-00000.parquet" and left_out(table) == []
     long = [clip for clip in clips if clip["uri"].endswith("NISQA_TRAIN_SIM/deg/0.wav")]
     assert [len(samples(clip["audio"])) for clip in long] == [160_000, 160_000] and not any(c["paired"] for c in long)
     assert len({clip["recording"] for clip in long}) == 1 and len({clip["index"] for clip in clips}) == len(clips)
@@ -29,7 +34,8 @@ def test_what_cannot_be_used_is_said_and_loses_nothing_else(nisqa, tmp_path):
     (tmp_path / "n/NISQA_TRAIN_SIM/deg/1.wav").write_text("no audio")
     (tmp_path / "n/NISQA_TRAIN_SIM/ref/2.wav").unlink()
     [(_, recordings)] = rated.shards(rated.rows(manifest.read(tmp_path / "n")))
-    table, problems = rated.table(recordings)
+    table = rated.table(recordings)
+    problems = left_out(table)
     assert len(problems) == 2 and "deg/1.wav: " in problems[0] and "the reference of" in problems[1]
     assert len(set(table["recording"].to_pylist())) == 15
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sqllm.errors import UsageError
-from sqllm.evaluation.tables import comparisons, figures, not_judged, predictions, statuses
+from sqllm.evaluation.tables import comparisons, figures, not_judged, predictions, statuses, without_votes
 
 
 def judgements(noise, ended="single", sets=("A",), n=60, seed=0, **more):
@@ -94,6 +94,10 @@ def test_predictions_as_the_paper_writes_them(tmp_path):
         path.write_text(text)
         with pytest.raises(UsageError, match=reason):
             predictions(path)
+    path.write_text("y_true,y_pred\n70,3\n,3\n")
+    with pytest.raises(UsageError, match=r"line 2: y_true is 70.*--ranks"):
+        predictions(path)
+    assert without_votes(predictions(path, ranks=True)) == 1
     with pytest.raises(UsageError, match="absent"):
         predictions(tmp_path / "absent.csv")
     (tmp_path / "p.csv").write_text("y_true,y_pred\n")
