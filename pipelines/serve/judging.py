@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from sqllm.recording import ALL, Chunk, Moment, Search, Worst, cut, recording_id
 
 PIECE = 8  # windows in one call of the model: a long recording lets short ones pass
 AHEAD = 3  # pieces of one recording under way at a time
+PAIRS = 16  # with references, at a time: one of 30 minutes is held whole, in 80 MB
 FRESH_S = 30.0  # so long a model that has scored counts as ready
 HIGHEST_RATE = 192_000  # Hz: a second of a header that lies may not fill the memory
 
@@ -61,6 +62,7 @@ class Judge:
     def __init__(self, model, settings: Settings, pool: Executor, meter: Meter):
         self.model, self.settings, self.pool, self.meter = model, settings, pool, meter
         self.known, self.scored_at = None, 0.0
+        self.pairs = asyncio.Semaphore(PAIRS)
 
     async def info(self) -> dict:
         """What the model says of itself. While it scores it is not asked: there may be a queue before it."""
@@ -130,7 +132,8 @@ class Judge:
         """Pieces with their scores, in order, while the next ones are decoded and scored."""
         waiting: deque[tuple[Chunk, asyncio.Task]] = deque()
         try:
-            async with aclosing(self._cut(recording)) as chunks:
+            turn = self.pairs if recording.reference else nullcontext()
+            async with turn, aclosing(self._cut(recording)) as chunks:
                 async for chunk in chunks:
                     for piece in pieces(moment.of(chunk)):
                         if len(waiting) == AHEAD:

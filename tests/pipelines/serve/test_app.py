@@ -15,11 +15,12 @@ import pytest
 import requests
 import soundfile
 
+from pipelines.serve import judging
 from pipelines.serve.app import make_app
 from pipelines.serve.meter import Meter
 from pipelines.serve.model import Model
 from pipelines.serve.settings import Settings
-from sqllm.recording import ROW_FIELDS, recording_id
+from sqllm.recording import ROW_FIELDS, cut, recording_id
 
 
 def post(address, path, name="/v1/score", headers=None, reference=None, other=None, **form):
@@ -60,6 +61,26 @@ def test_a_recording_below_the_limit_is_explained_by_its_worst_window(endpoint, 
     with endpoint() as (address, _):
         [row] = post(address, record(tmp_path / "a.wav", seconds=12), explain="below=1.8").json()["rows"]
     assert row["explanation"] == "mos 1.0 explained panel "
+
+
+def test_pairs_wait_for_their_turn_and_single_recordings_pass(endpoint, record, monkeypatch, tmp_path):
+    monkeypatch.setattr(judging, "PAIRS", 1)
+    at_once = []
+
+    def slow(uri, reference=None):
+        at_once.append(bool(reference))
+        time.sleep(0.4 if reference else 0)
+        assert at_once.count(True) < 2
+        yield from cut(uri)
+        at_once.remove(bool(reference))
+
+    monkeypatch.setattr(judging, "cut", slow)
+    call = record(tmp_path / "a.wav")
+    with endpoint() as (address, _), ThreadPoolExecutor(4) as callers:
+        pairs = [callers.submit(post, address, call, reference=call) for _ in range(3)]
+        began = time.monotonic()
+        assert post(address, call).ok and time.monotonic() - began < 0.4
+        assert all(pair.result().ok for pair in pairs)
 
 
 def test_a_long_recording_is_scored_in_pieces_like_in_one(endpoint, record, stand_in, tmp_path):
