@@ -60,6 +60,7 @@ def train(
         clips = data.read([Shards.open(p) for p in places], features.features_key(config, bases))
         with tracked(out, f"train {out.name}", known["run_id"]) as run:
             if not resume:
+                (out / curves.FILE).unlink(missing_ok=True)  # of a run that is forgotten
                 counts = {f"{split}_clips": len(c) for split, c in clips.items()} | {"left_out": len(problems)}
                 run.settings({**options, "workers": workers, **counts})
                 if problems:

@@ -63,6 +63,8 @@ def test_a_split_that_cannot_be_or_that_leaks_is_refused(tmp_path):
         read(tmp_path, [f"{i}.wav,3,s{i % 4},c{i % 3}," for i in range(12)])
     with pytest.raises(UsageError, match=r"speaker.*train and val.*anna"):
         read(tmp_path, ["a.wav,3,anna,,train", "b.wav,3,anna,,val"])
+    with pytest.raises(UsageError, match=r"such as c1 \(a column `set`"):
+        read(tmp_path, ["a.wav,3,,c1,train", "b.wav,3,,c1,val"])
     with pytest.raises(UsageError, match="split says 'dev'"):
         read(tmp_path, ["a.wav,3,anna,,train", "b.wav,3,berta,,dev"])
 
