@@ -2,6 +2,7 @@
 python -m sqllm.evaluation controls CORPUS
 python -m sqllm.evaluation listeners CORPUS [--conditions CONDITIONS.csv]
 python -m sqllm.evaluation head CORPUS [--rated RATINGS.csv --column mos=score --only set=p835 --ranks]
+python -m sqllm.evaluation encoder CORPUS [--rated RATINGS.csv, and so on]
 python -m sqllm.evaluation tokens CORPUS --counts 64 128 256
 python -m sqllm.evaluation draws CALL...|--speech DIR [--windows 4 8 16 32] [--until-se 0.2 0.1 0.05]
 python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
@@ -21,7 +22,7 @@ from sqllm.evaluation import report
 from sqllm.evaluation import severity as steps
 from sqllm.evaluation.controls import controls
 from sqllm.evaluation.draws import draws, made
-from sqllm.evaluation.head import head, tokens
+from sqllm.evaluation.head import head, tokens, tuned
 from sqllm.evaluation.listeners import listeners
 from sqllm.evaluation.words import words
 from sqllm.predictor import Predictor
@@ -55,12 +56,16 @@ def arguments() -> argparse.Namespace:
     c.add_argument("--spoken", type=at_least_1, default=20, help="clips of which words are generated")
     c = command("listeners", "shifts of the listeners' scores, and the spread of the panel", 160)
     c.add_argument("--conditions", type=Path, help="human-rated conditions, with mos and mos_std")
-    c = command("head", "a plain regression head on the same features and labels, beside the language model")
-    c.add_argument("--epochs", type=at_least_1, default=10)
-    c.add_argument("--rated", type=Path, help="a rated corpus, as `sqllm evaluate` takes it")
-    c.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS")
-    c.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE")
-    c.add_argument("--ranks", action="store_true", help="compare ranks: votes may be on any scale")
+    for name, about in (
+        ("head", "a plain regression head on the same features and labels, beside the language model"),
+        ("encoder", "what it brings that head that its encoder learns too; wants a GPU"),
+    ):
+        c = command(name, about)
+        c.add_argument("--epochs", type=at_least_1, default=10)
+        c.add_argument("--rated", type=Path, help="a rated corpus, as `sqllm evaluate` takes it")
+        c.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS")
+        c.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE")
+        c.add_argument("--ranks", action="store_true", help="compare ranks: votes may be on any scale")
     c = command("tokens", "more audio tokens: r of a regression head, and the language model's speed")
     c.add_argument("--counts", type=at_least_1, nargs="+", default=[64, 128, 256])
     c.add_argument("--epochs", type=at_least_1, default=10)
@@ -97,8 +102,9 @@ def main() -> None:
         result = controls(predictor, args.corpus, args.clips, args.spoken)
     elif args.command == "listeners":
         result = listeners(predictor, args.corpus, args.clips, args.conditions)
-    elif args.command == "head":
-        result = head(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
+    elif args.command in ("head", "encoder"):
+        control = {"head": head, "encoder": tuned}[args.command]
+        result = control(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
     elif args.command == "tokens":
         result = {"audio tokens": tokens(predictor, args.model, args.corpus, args.epochs, args.counts)}
     elif args.command == "draws":

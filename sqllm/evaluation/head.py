@@ -4,7 +4,9 @@ says what the language model is worth as a judge. Learned layer weights, attenti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from sqllm import DIMENSIONS
+from sqllm.audio.io import to_int16
 from sqllm.bench import seconds_per_window, speech_like
-from sqllm.corpus.shards import Shards
+from sqllm.corpus.shards import Shards, samples
 from sqllm.evaluation import simulated, tables
 from sqllm.evaluation.tables import ORDER
 from sqllm.model.config import ModelConfig, resolve
+from sqllm.model.encoder import AudioEncoder, bucket_length
+from sqllm.model.store import autocast
 from sqllm.recording import cut
 from sqllm.training import features
-from sqllm.training.data import Clips, read
+from sqllm.training.data import Clips, Sound, read
 
-HIDDEN, BATCH, LR = 128, 32, 1e-3
+HIDDEN, BATCH, LR, ENCODER_LR = 128, 32, 1e-3, 5e-5
+Judge = Callable[[Tensor, Sequence[np.ndarray]], np.ndarray]  # pooled features, and int16 windows -> scores [n, 5]
 
 
 class Head(nn.Module):
@@ -40,16 +46,24 @@ class Head(nn.Module):
         return 1 + 4 * (weights_BN5 * self.out(h_BNH)).sum(1).sigmoid()
 
 
-def train(clips: Clips, epochs: int) -> Head:
+def train(clips: Clips, epochs: int, encoder: AudioEncoder | None = None, device: str | torch.device = "cpu") -> Head:
+    """Learnt from pooled features, or from waveforms together with an `encoder`, which is trained in place."""
     torch.manual_seed(1)
-    head = Head(*heard(clips, [0]).shape[1::2]).train()
+    depth, width = heard(clips, [0]).shape[1::2] if encoder is None else (encoder.depth, encoder.width)
+    head = Head(depth, width).to(device).train()
     steps = max(1, epochs * len(clips) // BATCH)
-    adamw = torch.optim.AdamW(head.parameters(), lr=LR, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adamw, LR, total_steps=steps + 1, pct_start=0.1)
+    groups = [{"params": head.parameters(), "lr": LR}]
+    groups += [{"params": encoder.parameters(), "lr": ENCODER_LR}] if encoder else []
+    adamw = torch.optim.AdamW(groups, weight_decay=0.01)
+    most = [group["lr"] for group in groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adamw, most, total_steps=steps + 1, pct_start=0.1)
     rng = np.random.default_rng(1)
-    for _ in range(steps):
-        at = rng.integers(len(clips), size=BATCH)
-        loss = nn.functional.mse_loss(head(heard(clips, at)), torch.from_numpy(clips.mean[at]).float())
+    for at, sound in _ahead(clips, [rng.integers(len(clips), size=BATCH) for _ in range(steps)]):
+        with autocast(device):
+            x = torch.from_numpy(sound.x).to(device)
+            x = x.float() if encoder is None else encoder(x, torch.from_numpy(sound.lengths).to(device))
+        found = head(x.float())
+        loss = nn.functional.mse_loss(found, torch.from_numpy(clips.mean[at]).to(found))
         adamw.zero_grad()
         loss.backward()
         adamw.step()
@@ -57,27 +71,69 @@ def train(clips: Clips, epochs: int) -> Head:
     return head.eval()
 
 
+def _ahead(clips: Clips, draws: Sequence[np.ndarray], most: int = 8) -> Iterator[tuple[np.ndarray, Sound]]:
+    """The clips of each draw, read and decoded while those before it are learnt from."""
+    with ThreadPoolExecutor() as threads:
+        waiting = deque(threads.submit(clips.sound, at) for at in draws[:most])
+        for n, at in enumerate(draws):
+            sound = waiting.popleft().result()
+            waiting += [threads.submit(clips.sound, later) for later in draws[n + most : n + most + 1]]
+            yield at, sound
+
+
 @torch.inference_mode()
 def head(predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict] = (), ranks: bool = False) -> dict:
     """The head beside the language model, on the split val of `corpus` and on `rated` recordings (rows of
     `corpus.manifest`): correlations of both, their difference (head less language model) with its interval."""
-    config, bases = predictor.model.config, resolve(model)
-    data = _prepared(config, bases, corpus)
+    data = _prepared(predictor.model.config, resolve(model), corpus)
     with torch.inference_mode(False):
         learnt = train(data["train"], epochs)
-    clips = data["val"]
-    judged = []
-    for first in range(0, len(clips), BATCH):
-        at = np.arange(first, min(first + BATCH, len(clips)))
-        both = simulated.rate(predictor, heard(clips, at))[0][:, 0], learnt(heard(clips, at)).numpy()
-        judged += [(("val", row["speaker"], clips.mean[i], *pair))
-                   for i, row, *pair in zip(at, (clips.rows[i] for i in at), *both, strict=True)]  # fmt: skip
-    simulated_part = tables.comparisons(_judgements(judged))
-    found = {"clips": {"train": len(data["train"]), "val": len(clips)}, "simulated, by speaker": _brief(simulated_part)}
+    judges = {
+        "language model": lambda audio, windows: simulated.rate(predictor, audio)[0][:, 0],
+        "head": lambda audio, windows: learnt(audio.float().cpu()).numpy(),
+    }
+    return _beside(judges, predictor, data, rated, ranks)
+
+
+@torch.inference_mode()
+def tuned(predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict] = (), ranks: bool = False) -> dict:
+    """What it brings the head that its encoder learns too, from the same clips in the same order: as `head`."""
+    config, bases, device = predictor.model.config, resolve(model), predictor.model.device
+    data = _prepared(config, bases, corpus)
+    with torch.inference_mode(False):
+        own = features.load_encoder(config, bases, str(device)).float()
+        plain = train(data["train"], epochs, None, device)
+        waves = read([Shards.open(str(corpus))], None)["train"]
+        learnt = train(waves, epochs, own.train().requires_grad_(True), device)
+    own.eval()
+
+    def hear(window: np.ndarray) -> Tensor:
+        x = np.zeros((1, bucket_length(len(window))), np.float32)
+        x[0, : len(window)] = window / np.float32(32768)
+        with autocast(device):
+            return own(torch.from_numpy(x).to(device), torch.tensor([len(window)], device=device)).float()
+
+    judges = {
+        "frozen encoder": lambda audio, windows: plain(audio.float().to(device)).cpu().numpy(),
+        "tuned encoder": lambda audio, windows: learnt(torch.cat([hear(window) for window in windows])).cpu().numpy(),
+    }
+    return _beside(judges, predictor, data, rated, ranks)
+
+
+def _beside(judges: dict[str, Judge], predictor, data: dict[str, Clips], rated: Sequence[dict], ranks: bool) -> dict:
+    """Two judges on the split val and on `rated` recordings."""
+    clips, judged = data["val"], []
+    for i, row in enumerate(clips.rows):
+        windows = [to_int16(samples(clips.flac(i)))]
+        [scores] = zip(*(judge(heard(clips, [i]), windows) for judge in judges.values()), strict=True)
+        judged.append(("val", row["speaker"], clips.mean[i], *scores))
+    first, other = judges
+    found = {"clips": {"train": len(data["train"]), "val": len(clips)}}
+    found["simulated, by speaker"] = _brief(tables.comparisons(_judgements(judged)), first, other)
     if rated:
-        judged = [(row["set"], row["condition"], [row[d] for d in DIMENSIONS], *_heard(predictor, learnt, row["uri"]))
+        judged = [(row["set"], row["condition"], [row[d] for d in DIMENSIONS], *_heard(predictor, judges, row["uri"]))
                   for row in rated]  # fmt: skip
-        found["rated"] = _brief(tables.comparisons(_judgements(judged), "rho" if ranks else "r"))
+        found["rated"] = _brief(tables.comparisons(_judgements(judged), "rho" if ranks else "r"), first, other)
     return found
 
 
@@ -95,36 +151,34 @@ def heard(clips: Clips, indices: Sequence[int]) -> Tensor:
     return torch.from_numpy(clips.sound(indices).x).float()
 
 
-def _heard(predictor, learnt: Head, uri: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [5] of both: means over the windows, weighted by their speech."""
+def _heard(predictor, judges: dict[str, Judge], uri: str) -> list[np.ndarray]:
+    """Scores [5] of each judge: means over the windows, weighted by their speech."""
     windows, weights = [], []
     for chunk in cut(uri):
         windows += [chunk.windows[i] for i in chunk.counts]
         weights += [chunk.speech_s[i] for i in chunk.counts]
     if not windows:
-        return np.full(5, np.nan), np.full(5, np.nan)
+        return [np.full(5, np.nan)] * len(judges)
     audio = simulated.hear(predictor, windows)
-    both = simulated.rate(predictor, audio)[0][:, 0], learnt(audio.float()).numpy()
-    return tuple(np.average(x, axis=0, weights=weights) for x in both)
+    return [np.average(judge(audio, windows), axis=0, weights=weights) for judge in judges.values()]
 
 
 def _judgements(judged: list[tuple]) -> list[dict]:
-    """Of (set, condition, votes [5], language model's [5], head's [5]); the language model's first."""
+    """Of (set, condition, votes [5], the first judge's [5], the other's [5]); the first judge's first."""
     return [
-        {"judge": judge, "ended": "single", "clip": clip, "set": name, "condition": condition, "dim": ORDER[d],
+        {"judge": j, "ended": "single", "clip": clip, "set": name, "condition": condition, "dim": ORDER[d],
          "true": votes[d], "predicted": float(of[d]) if np.isfinite(of[d]) else None}
-        for j, judge in enumerate(("language model", "head"))
+        for j in range(2)
         for clip, (name, condition, votes, *scores) in enumerate(judged)
         for of in [scores[j]]
         for d in range(len(DIMENSIONS))
     ]  # fmt: skip
 
 
-def _brief(compared: list[dict]) -> list[dict]:
+def _brief(compared: list[dict], first: str, other: str) -> list[dict]:
     return [
-        {"set": c["group"], "dim": c["dim"], "per": c["level"], "n": c["n"], f"{c['statistic']}, head": c["other"],
-         f"{c['statistic']}, language model": c["model"], "head less model": c["difference"],
-         "95 %": c["difference_95"]}
+        {"set": c["group"], "dim": c["dim"], "per": c["level"], "n": c["n"], f"{c['statistic']}, {other}": c["other"],
+         f"{c['statistic']}, {first}": c["model"], f"{other} less {first}": c["difference"], "95 %": c["difference_95"]}
         for c in compared if c["group"] != "val" or c["level"] == "clip"
     ]  # fmt: skip
 

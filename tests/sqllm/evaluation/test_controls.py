@@ -1,14 +1,17 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 
+from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
 from sqllm.evaluation import controls, simulated
-from sqllm.evaluation.head import Head, head, tokens, train
+from sqllm.evaluation.head import Head, head, tokens, train, tuned
 from sqllm.evaluation.listeners import listeners
 from sqllm.model import store
 from sqllm.predictor import Predictor
-from sqllm.training.data import Sound
+from sqllm.training.data import Sound, read
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,21 @@ def test_the_head_stands_beside_the_language_model(predictor, trained, corpus, t
     assert result["clips"] == {"train": 44, "val": 4}
     [row] = result["rated"]
     assert row["n"] == 4 and row["dim"] == "mos" and -1 <= row["rho, head"] <= 1
+
+
+def test_an_encoder_that_learns_too(predictor, trained, corpus):
+    result = tuned(predictor, str(trained), corpus, 3)
+    rows = result["simulated, by speaker"]
+    assert {row["n"] for row in rows} == {4}
+    assert any(row["r, tuned encoder"] != row["r, frozen encoder"] for row in rows)
+
+
+def test_what_is_learnt_with_the_head_is_the_encoder(corpus, predictor):
+    encoder = copy.deepcopy(predictor.model.encoder).float().train().requires_grad_(True)
+    before = copy.deepcopy(encoder.state_dict())
+    train(read([Shards.open(str(corpus))], None)["train"], 1, encoder)
+    moved = [name for name, x in encoder.state_dict().items() if not torch.equal(x, before[name])]
+    assert any("layers.0" in name for name in moved)
 
 
 def test_more_audio_tokens(predictor, trained, corpus):
