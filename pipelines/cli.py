@@ -13,6 +13,7 @@ import typer
 from pipelines import bench, engineer
 from pipelines.serve import command
 from pipelines.terminal import (
+    Actors,
     Audio,
     Baseline,
     By,
@@ -117,10 +118,7 @@ def score(
         ),
     ] = None,
     level: Level = None,
-    actors: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU"),
-    ] = None,
+    actors: Actors = None,
     device: Where = Device.auto,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Score only the first N recordings.")] = None,
     config: Annotated[

@@ -23,6 +23,9 @@ class Device(StrEnum):
 
 Model = Annotated[str, typer.Option(metavar="PRESET|DIR", help="A preset's name, or the folder of a model.")]
 Profile = Annotated[str | None, typer.Option(metavar="NAME", help="Score as this kind of listener.")]
+Actors = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU")
+]
 Where = Annotated[Device, typer.Option(help="Where the model runs; auto takes a GPU when there is one.")]
 
 

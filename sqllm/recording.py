@@ -50,7 +50,6 @@ class Chunk:
     references: list[np.ndarray] | None = None  # the aligned reference of each window, same lengths
     starts_s: list[float] = field(default_factory=list)
     speech_s: list[float] = field(default_factory=list)  # speech in each window; 0: the window does not count
-    evidence: list[str] = field(default_factory=list)  # measured facts of each window, in words, for the prompt
     of: int | None = None  # windows with speech from which these were drawn; None: these are all
     row: dict | None = None
 
@@ -58,6 +57,10 @@ class Chunk:
     def counts(self) -> list[int]:
         """The windows with speech: those that are scored."""
         return [i for i, speech_s in enumerate(self.speech_s) if speech_s > 0]
+
+    def facts(self, i: int) -> str:
+        """What is measured of a window, in words, for the prompt."""
+        return evidence.describe(evidence.measure(self.windows[i], self.starts_s[i]))
 
     def without_audio(self) -> Chunk:
         """The same chunk, which only knows how long its windows were: all that `assemble` needs."""
@@ -99,10 +102,11 @@ class Worst(NamedTuple):
 
 def worst_of(chunk: Chunk, mean: np.ndarray, worst: Worst | None = None) -> Worst | None:
     """The worst window of a chunk with the scores [n, 5], unless `worst`, from before, is no better."""
-    for i in np.flatnonzero(np.isfinite(mean[:, 0])):
-        if worst is None or mean[i, 0] < worst.mean[0]:
-            worst = Worst(mean[i], chunk.windows[i], chunk.references and chunk.references[i], chunk.evidence[i])
-    return worst
+    known = np.flatnonzero(np.isfinite(mean[:, 0]))
+    if not len(known) or (worst is not None and mean[known, 0].min() >= worst.mean[0]):
+        return worst
+    i = int(known[mean[known, 0].argmin()])
+    return Worst(mean[i], chunk.windows[i], chunk.references and chunk.references[i], chunk.facts(i))
 
 
 @dataclass
@@ -258,7 +262,6 @@ class _Channel:
         self.chunk.windows.append(window)
         self.chunk.starts_s.append(start / RATE)
         self.chunk.speech_s.append(speech_s)
-        self.chunk.evidence.append(evidence.describe(evidence.measure(window, start / RATE)))
         if self.paired:
             self.chunk.references.append(self.match.reference(start, len(window)))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.terminal import Device, Model, Where
+from pipelines.terminal import Actors, Device, Model, Where
 from sqllm.errors import UsageError
 
 app = typer.Typer(no_args_is_help=False)
@@ -52,11 +52,13 @@ def pipeline(
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each recording.")] = 10.0,
     model: Model = "embedded",
     device: Where = Device.auto,
+    actors: Actors = None,
 ) -> None:
     """The whole job of `sqllm score` beside the bare Predictor, start-up apart, with the time of each stage."""
     from pipelines.bench.pipeline import run
+    from pipelines.score import Settings
 
-    run(recordings, seconds, model, device.value)
+    run(recordings, seconds, Settings(model, device=device.value, actors=actors))
 
 
 @app.command()

@@ -86,7 +86,7 @@ def _bare(files: Sequence[str], model: str, pool: Pool, together, results) -> No
 
 
 def job(
-    folder: str, out: str, model: str, device: str, windows: int, load: Callable = load_predictor
+    folder: str, out: str, settings: Settings, windows: int, load: Callable = load_predictor
 ) -> tuple[Counter, Counter]:
     """The whole job, on a Ray that has done nothing before: counts as of `bare`, with `ray`, `model` and `end` (seconds
     before and after the scoring), and CPU seconds by kind of process. `windows` is how many there are to score."""
@@ -106,7 +106,7 @@ def job(
     start = time.time()
     recordings = find([folder])
     with only_our_stderr():
-        totals = score(recordings, out, Settings(model, device=device), load, watch)
+        totals = score(recordings, out, settings, load, watch)
     counts = Counter(ray=times["loading the model"] - start, model=totals.ready_at - times["loading the model"])
     counts.update(wall=times["last"] - totals.ready_at, end=time.time() - times["last"])
     stages = {stage: f"sqllm_stage_seconds {stage}" for stage in ("cut", "score", "write")}
@@ -152,7 +152,7 @@ def _kind(title: str, driver: bool) -> str:
     return "decoding workers" if title.startswith("ray::") else "Ray's own processes"
 
 
-def run(recordings: int, seconds: float, model: str, device: str) -> None:
+def run(recordings: int, seconds: float, settings: Settings) -> None:
     """Print windows/s of both, start-up, seconds by stage, and whose the CPU time is."""
     import ray
 
@@ -160,13 +160,13 @@ def run(recordings: int, seconds: float, model: str, device: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = make(Path(folder), recordings, seconds)
         start_ray()
-        pool = Pool.fit(recordings, None, device)
+        pool = Pool.fit(recordings, settings.actors, settings.device)
         ray.shutdown()
-        before = bare(files[::2], model, pool)
+        before = bare(files[::2], settings.model, pool)
         windows = recordings * max(1, math.ceil(seconds / WINDOW_S))
-        counts, spent = job(folder, os.path.join(folder, "out"), model, device, windows)
+        counts, spent = job(folder, os.path.join(folder, "out"), settings, windows)
         ray.shutdown()
-        alone = before + bare(files[1::2], model, pool)
+        alone = before + bare(files[1::2], settings.model, pool)
     show(recordings, seconds, alone, counts, spent, pool)
 
 

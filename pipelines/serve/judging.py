@@ -195,7 +195,6 @@ def pieces(chunk: Chunk) -> Iterator[Chunk]:
             references=chunk.references and chunk.references[here],
             starts_s=chunk.starts_s[here],
             speech_s=chunk.speech_s[here],
-            evidence=chunk.evidence[here],
             row=chunk.row if here.stop >= len(chunk.windows) else None,
         )
 

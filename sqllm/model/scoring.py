@@ -10,7 +10,7 @@ each branch gives what plain causal attention would give it alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class AnswerTree:
     point_rows_LQ5: Tensor
     digit_ids_10: Tensor  # "0" ... "9"
     point_id: int
+    _masks: dict = field(default_factory=dict, repr=False)
 
     @classmethod
     def build(cls, tokenizer, questions: Sequence[str], listeners: Sequence[str] = ("",)) -> AnswerTree:
@@ -102,15 +103,19 @@ class AnswerTree:
         )
 
     def mask(self, prefix: int, dtype: torch.dtype, device=None) -> tuple[Tensor, Tensor]:
-        """Additive float mask [1, 1, S, S] and position ids [1, S] of prefix + tree.
+        """Additive float mask [1, 1, S, S] and position ids [1, S] of prefix + tree, kept where they were made: a GPU
+        that waits for them has nothing to do.
 
         Additive on purpose: eager attention adds whatever it is given, and a boolean mask there is silently wrong."""
-        size = prefix + len(self)
-        allowed = torch.ones(size, size, dtype=torch.bool).tril()
-        allowed[prefix:, prefix:] = self.visible_TT
-        mask = torch.zeros(size, size, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-        positions = torch.cat([torch.arange(prefix), prefix + self.depths_T])
-        return mask[None, None].to(device), positions[None].to(device)
+        key = prefix, dtype, str(device), torch.is_inference_mode_enabled()  # of whose tensors no gradient may pass
+        if key not in self._masks:
+            size = prefix + len(self)
+            allowed = torch.ones(size, size, dtype=torch.bool).tril()
+            allowed[prefix:, prefix:] = self.visible_TT
+            mask = torch.zeros(size, size, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+            positions = torch.cat([torch.arange(prefix), prefix + self.depths_T])
+            self._masks[key] = mask[None, None].to(device), positions[None].to(device)
+        return self._masks[key]
 
     def leaves(self, logits_BRV: Tensor) -> Tensor:
         """Log probabilities of the leaves, [B, listeners, questions, 41], from the logits at `rows`. Not renormalised:

@@ -4,6 +4,7 @@ import pytest
 
 from pipelines.bench.pipeline import bare, job, make, show
 from pipelines.cluster import Pool
+from pipelines.score import Settings
 from sqllm.model import store
 
 pytestmark = pytest.mark.timeout(180)
@@ -12,7 +13,8 @@ POOL = Pool(actors=1, threads=1, device="cpu", cpus=0.5, gpus=0, chunks=4)
 
 def test_the_job_is_taken_apart(local_ray, tmp_path, stand_in):
     make(tmp_path / "calls", 8, 12.0)
-    counts, spent = job(str(tmp_path / "calls"), str(tmp_path / "out"), "stand-in", "cpu", 16, stand_in)
+    settings = Settings("stand-in", device="cpu")
+    counts, spent = job(str(tmp_path / "calls"), str(tmp_path / "out"), settings, 16, stand_in)
     assert counts["windows"] == 16
     assert all(counts[name] > 0 for name in ("wall", "model", "cut", "score", "write", "end"))
     assert spent["model actors"] >= 0 and "Ray's own processes" in spent

@@ -5,7 +5,7 @@ import pytest
 from scipy.signal import butter, firwin, lfilter, sosfilt
 
 from sqllm.audio import RATE
-from sqllm.audio.evidence import Evidence, describe, measure
+from sqllm.audio.evidence import ActiveLevel, Evidence, describe, measure
 
 TIMES = np.arange(10 * RATE) / RATE
 RNG = np.random.default_rng(0)
@@ -36,6 +36,16 @@ def test_active_level_and_activity(dbov, signal, share):
     facts = measure(gated(at_level(wave, dbov), share))
     assert facts["level_db"] == pytest.approx(dbov, abs=0.1 if share == 1 else 1.2)  # its hangover takes in pause
     assert facts["activity"] == pytest.approx(share if share == 1 else 0.63, abs=0.03)
+
+
+def test_the_envelope_is_that_of_two_averages_one_after_the_other():
+    size = np.abs(gated(syllables(2))).astype(np.float32)
+    g = np.exp(-1 / (0.03 * RATE))
+    once = lfilter([1 - g], [1, -g], size)
+    twice = lfilter([1 - g], [1, -g], once)
+    level = ActiveLevel()
+    blocks = [level._envelope(size[at : at + 4800]) for at in range(0, len(size), 4800)]
+    np.testing.assert_allclose(np.concatenate(blocks), twice[level.STEP - 1 :: level.STEP], rtol=1e-5, atol=1e-9)
 
 
 def test_level_of_long_bursts_is_within_half_a_db():

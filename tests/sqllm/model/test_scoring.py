@@ -135,3 +135,12 @@ def test_soft_targets_keep_their_spread_away_from_the_ends():
     torch.testing.assert_close(moments(target.log())[1], torch.tensor([0.3, 0.5]), atol=0.02, rtol=0)
     ends = soft_target(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 0.5]))
     assert ends[0].argmax() == 0 and ends[1].argmax() == 40 and ends.isfinite().all()
+
+
+def test_a_mask_is_made_once_and_training_gets_its_own(models):
+    tree = models["smollm2"].tree(("",))
+    with torch.inference_mode():
+        first, _ = tree.mask(7, torch.float32, "cpu")
+        assert tree.mask(7, torch.float32, "cpu")[0] is first
+    learning, _ = tree.mask(7, torch.float32, "cpu")
+    assert torch.equal(first, learning) and not learning.is_inference()
