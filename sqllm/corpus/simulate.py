@@ -47,9 +47,21 @@ SHARES = {  # how often a kind is drawn, relative
 }  # fmt: skip
 
 
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
 def is_val(name: str) -> bool:
     """About one speaker (or noise) in ten is kept for validation, by a hash of its name."""
-    return hashlib.sha256(name.encode()).digest()[0] < 27
+    return _hash(name)[0] < 27
+
+
+def divided(names: Iterable[str]) -> dict[str, set[str]]:
+    """Speakers or noises, train and val: by `is_val`, and by the order of their hashes where that leaves one without
+    any. Only one name alone is in train alone."""
+    order = sorted(set(names), key=_hash)
+    at = min(max(sum(map(is_val, order)), 1), len(order) - 1)
+    return {"train": set(order[at:]), "val": set(order[:at])}
 
 
 def draw(kind: str, rng: np.random.Generator) -> Impairment:
@@ -168,18 +180,16 @@ class Pool:
                 f"the table of speakers names no file of {speech}: its column path should hold such as {unknown[0]}"
             )
         self.problems += [f"{name}: no speaker in the table, its name stands for one" for name in unknown]
+        speakers_of_split = divided(map(self.speaker, self.speech))
+        if not speakers_of_split["val"]:
+            raise UsageError(
+                f"only one speaker in {speech}, and others must validate: give more (a folder is one, or what stands"
+                " before the first dash of a name, or what --speakers says)"
+            )
         self.names = {
-            split: [n for n in self.speech if is_val(self.speaker(n)) == (split == "val")] for split in ("train", "val")
+            split: [n for n in self.speech if self.speaker(n) in those] for split, those in speakers_of_split.items()
         }
-        self.noises = {
-            split: [x for n, x in noises.items() if is_val(n) == (split == "val")] for split in ("train", "val")
-        }
-        for split, names in self.names.items():
-            if not names:
-                raise UsageError(
-                    f"no speaker of {speech} falls to {split}: give more speakers (about one in ten is val; a folder is"
-                    " one, or what stands before the first dash of a name, or what --speakers says)"
-                )
+        self.noises = {split: [noises[n] for n in noises if n in those] for split, those in divided(noises).items()}
         # by speaker first: a speaker with many clips is not heard more often than the others by more than their root
         self.weights = {}
         for split, names in self.names.items():

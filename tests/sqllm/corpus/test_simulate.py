@@ -87,6 +87,27 @@ def test_val_speakers_and_noises_are_never_in_train(pool):
             assert np.abs(np.fft.rfft(x)).argmax() == hz
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_few_speakers_are_divided_too(split, tmp_path):
+    """Where the hash would put all into one split."""
+    few, rng = names("few", split, 3), np.random.default_rng(0)
+    for name in few[:1]:
+        sf.write(tmp_path / f"{name}-1.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    with pytest.raises(UsageError, match="only one speaker"):
+        simulate.Pool(str(tmp_path), None, None)
+    for name in few[1:]:
+        sf.write(tmp_path / f"{name}-1.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    found = simulate.Pool(str(tmp_path), None, None).names
+    other = {"train": "val", "val": "train"}[split]
+    assert len(found[split]) == 2 and len(found[other]) == 1
+
+
+def test_names_go_where_their_hash_puts_them():
+    assert simulate.divided([*TRAIN, *VAL]) == {"train": set(TRAIN), "val": set(VAL)}
+    assert simulate.divided([]) == {"train": set(), "val": set()}
+    assert simulate.divided(["one"]) == {"train": {"one"}, "val": set()}
+
+
 def test_each_kind_can_be_drawn():
     assert set(simulate.SHARES) == set(KINDS) == set(simulate.STAGES)
     rng = np.random.default_rng(0)
