@@ -16,11 +16,15 @@ def add(out: Path, stage: str, line: dict) -> None:
 
 
 def read(out: Path) -> list[dict]:
-    """The lines, in the order of stages and steps; none where there is no file yet."""
+    """The lines, in the order of stages and steps; none where there is no file yet. One not written to its end, by a run
+    that was killed, goes: the run that goes on comes to its step again."""
     if not (out / FILE).is_file():
         return []
-    with open(out / FILE, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    text = (out / FILE).read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        (out / FILE).write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def figure(lines: list[dict]):

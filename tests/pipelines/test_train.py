@@ -7,6 +7,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from pipelines import curves
 from pipelines import train as pipeline
 from pipelines.cli import main
 from sqllm import DIMENSIONS, Predictor, training
@@ -48,6 +49,8 @@ def losses(folder, name="scores.loss"):
 def test_ray_gives_the_losses_of_the_loop_alone_in_one_go_or_two(local_ray, corpus, base_model, tmp_path, capsys):
     """Stopped once a checkpoint is there, and gone on with in the same MLflow run."""
     settings, out = Settings(score_steps=100, word_steps=2, batch=2, report_every=4), tmp_path / "ray"
+    out.mkdir()
+    curves.add(out, "scores", {"step": 4, "loss": 99.0})  # of a run whose run.json is gone
     training.train(corpus, base_model, tmp_path / "alone", settings)
     *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
     alone = {line["step"]: line["loss"] for line in lines}
