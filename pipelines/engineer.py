@@ -158,6 +158,10 @@ def train(
         str | None, typer.Option(metavar="DIR|NAME", help="Another encoder: a directory, or a name on the hub.")
     ] = None,
     language_model: Annotated[str | None, typer.Option(metavar="DIR|NAME", help="Another language model.")] = None,
+    encoder_training: Annotated[
+        str | None,
+        typer.Option(metavar="frozen|query|full", help="What the encoder learns.", show_default="as BASE has it"),
+    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="A column that CORPUS calls otherwise: mos=score.")
     ] = None,
@@ -189,7 +193,8 @@ def train(
         int | None, typer.Option(min=1, metavar="N", help="Parts of a step in each worker.", show_default="1")
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(min=0, help="Learning rate of LoRA.", show_default="5e-4; paper 4e-5")
+        float | None,
+        typer.Option(min=0, help="Learning rate of LoRA. An encoder's is a tenth.", show_default="5e-4; paper 4e-5"),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None, typer.Option(help="Less memory for more computing.", show_default="paper only")
@@ -224,7 +229,7 @@ def train(
     if lr is not None and lr <= 0:
         raise UsageError(f"--lr {lr:g}: nothing is learned at that rate")
     config, bases = base_model(base)
-    given = {"encoder": encoder, "language_model": language_model}
+    given = {"encoder": encoder, "language_model": language_model, "encoder_training": encoder_training}
     config = replace(config, **{name: value for name, value in given.items() if value})
     settings = Settings.of(
         base, score_steps=score_steps, word_steps=word_steps, listen_steps=listen_steps, steps=steps, batch=batch,

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import shutil
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import accelerate
 import peft
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     ASTConfig,
     ASTModel,
@@ -182,9 +183,13 @@ def mark_trainable(model: SpeechQualityLLM, what: str = "all") -> None:
             p.requires_grad_(int(name.split(".layers.")[1].split(".")[0]) in layers)
         else:
             p.requires_grad_(what != "words" and (name.startswith("projector.") or "score_norm" in name))
-    trained = {"frozen": [], "query": model.encoder.query_modules, "full": [model.encoder]}
-    for module in trained[model.config.encoder_training] if what != "words" else []:
+    for module in trained_of_encoder(model) if what != "words" else []:
         module.requires_grad_(True)
+
+
+def trained_of_encoder(model: SpeechQualityLLM) -> list[nn.Module]:
+    parts = {"frozen": [], "query": model.encoder.query_modules, "full": [model.encoder]}
+    return parts[model.config.encoder_training]
 
 
 def trained_state(model: SpeechQualityLLM) -> dict[str, Tensor]:
@@ -253,11 +258,18 @@ def save_trained(model: SpeechQualityLLM, directory: Path, dtype=torch.float16) 
 
 def complete(directory: Path, source: Path | None = None) -> Path:
     """Write which base models the trained weights belong to; those that lie inside `source` are copied, so that the
-    directory is whole."""
+    directory is whole. An encoder that was trained whole takes the place of a packed one there, and is frozen then."""
     config = ModelConfig.load(directory)
     for name in (config.encoder, config.language_model):
         if source and (source / name).is_dir() and (source / name).resolve() != (directory / name).resolve():
             shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
+    packed = directory / config.encoder / "packed.safetensors"
+    if config.encoder_training == "full" and packed.is_file() and packed.is_relative_to(directory):
+        state, prefix = load_file(directory / TRAINED), "encoder.model."
+        encoder = {n.removeprefix(prefix): state.pop(n) for n in list(state) if n.startswith(prefix)}
+        save_file(pack.pack_encoder(encoder, len(encoder["embed_positions.weight"])), packed)
+        save_file(state, directory / TRAINED)
+        replace(config, encoder_training="frozen").save(directory)
     (directory / "base.json").write_text(json.dumps(base_hashes(config, directory), indent=2) + "\n")
     return directory
 

@@ -2,8 +2,8 @@
 
 1. `corpora`: rated recordings become shards, as simulated clips are from the beginning.
 2. `features`: a frozen encoder hears every clip once; what the projector needs of it is kept beside the corpus.
-3. `listen`: a projector with context learns to rate a clip and its faults by itself.
-4. `scores`: projector and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
+3. `listen`: a projector with context, and an encoder that is trained, learn to rate a clip and its faults alone.
+4. `scores`: these and the lower layers' LoRA learn the answer tree's distributions and the checklist of faults.
    `references`: what hears how a recording differs from its reference learns on. It changes no single-ended score.
    `words`: the upper layers' LoRA learns to answer questions. It cannot change a score.
    A model whose scores come from the last layer learns both at once instead (`joint`).
@@ -34,14 +34,9 @@ def steps(config: ModelConfig, settings: Settings) -> dict[str, int]:
     if config.lora is None:
         raise UsageError("the configuration has no lora: without it the language model learns nothing")
     context = config.projector == "context"
-    first = {"listen": settings.listen_steps} if context and config.encoder_training == "frozen" else {}
+    first = {"listen": settings.listen_steps} if context else {}
     if config.score_layers is None:
         return {name: count for name, count in (first | {"joint": settings.steps}).items() if count}
-    if config.encoder_training != "frozen":
-        raise UsageError(
-            f"encoder_training is {config.encoder_training!r} and score_layers {config.score_layers}: where words are"
-            " learned after scores, the encoder must be frozen (or leave out score_layers)"
-        )
     apart = {"scores": settings.score_steps, "references": settings.pair_steps if context else 0}
     return {name: count for name, count in (first | apart | {"words": settings.word_steps}).items() if count}
 

@@ -1,5 +1,5 @@
-"""Before anything else the projector learns to listen: a linear head on the mean of its tokens rates the clip and its
-faults, and is thrown away.
+"""Before anything else the projector learns to listen, and the encoder where it is trained: a linear head on the mean
+of the tokens rates the clip and its faults, and is thrown away.
 
 The language model then finds in its audio tokens what it would else have to dig out through all its layers; a step
 without it is a hundred times cheaper than one with it. The head alone is also what a plain regression makes of the same
@@ -8,6 +8,7 @@ features and labels, and its figures are what the language model has to match.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,10 @@ FAULTS = 4.0  # weight of a fault's error against a score's
 class Head(nn.Module):
     """Pooled features [B, ...] -> what each fault costs [B, faults] and the scores [B, 5]."""
 
-    def __init__(self, projector: nn.Module):
+    def __init__(self, projector: nn.Module, encoder: Sequence[nn.Module] = ()):
         super().__init__()
         self.projector = projector
+        self.encoder = nn.ModuleList(encoder)  # what of it is trained; it is heard before
         self.linear = nn.Linear(projector.linear.out_features, len(PHRASES) + len(DIMENSIONS))
         self.compared = nn.Linear(projector.linear.out_features, len(PHRASES) + len(DIMENSIONS))
 
@@ -73,9 +75,10 @@ class Draw:
 
 
 def train(model: SpeechQualityLLM, data: dict[str, Clips], out: Path, settings: Settings, **options) -> None:
-    """Train the projector in place, with checkpoints in `out`; `options` are those of `fit`."""
+    """Train the projector, and the encoder where it is trained, in place, with checkpoints in `out`; `options` are
+    those of `fit`."""
     model.requires_grad_(False)
-    head = Head(model.projector).to(model.device).requires_grad_(True)
+    head = Head(model.projector, store.trained_of_encoder(model)).to(model.device).requires_grad_(True)
 
     def step(part: Part) -> Loss:
         costs, scores = head(part.audio.features(model), part.reference and part.reference.features(model))

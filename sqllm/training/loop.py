@@ -125,10 +125,16 @@ def fit(
 
 
 def _groups(named: dict[str, nn.Parameter], settings: Settings) -> list[dict]:
-    """Parameters by what they start from: something that was trained, or nothing."""
-    made = {n for n in named if ".lora_" in n or n.startswith("encoder.")}
-    old, new = ([p for n, p in named.items() if (n in made) == is_made] for is_made in (True, False))
-    groups = {"params": old, "lr": settings.lr}, {"params": new, "lr": settings.lr * settings.fresh_lr}
+    """Parameters by how fast they learn."""
+    rates = {"lora": 1.0, "fresh": settings.fresh_lr, "encoder": settings.encoder_lr}
+
+    def kind(name: str) -> str:
+        return "lora" if ".lora_" in name else "encoder" if name.startswith("encoder.") else "fresh"
+
+    groups = [
+        {"params": [p for n, p in named.items() if kind(n) == each], "lr": settings.lr * rate}
+        for each, rate in rates.items()
+    ]
     return [group for group in groups if group["params"]]
 
 

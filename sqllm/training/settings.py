@@ -14,8 +14,9 @@ class Settings:
     steps: int = 10240  # of a model without `score_layers`, which learns scores and words together
     batch: int = 8  # clips in a part of a step; a quarter of that where words are learned apart
     parts: int = 1  # of a step, in each worker: gradients are accumulated over them
-    lr: float = 5e-4  # of LoRA and of encoder weights
-    fresh_lr: float = 3.0  # what starts from nothing (projector, norms) learns so many times as fast
+    lr: float = 5e-4  # of LoRA
+    fresh_lr: float = 3.0  # what starts from nothing (projector, norms) learns so many times as fast,
+    encoder_lr: float = 0.1  # and so an encoder that is trained
     warmup: int = 100
     weight_decay: float = 0.01
     report_every: int = 25  # steps; a checkpoint comes with every eighth report
@@ -32,5 +33,5 @@ class Settings:
         return replace(PRESETS.get(base, cls()), **{name: value for name, value in given.items() if value is not None})
 
 
-PAPER = Settings(batch=4, lr=4e-5, fresh_lr=1.0, warmup=128, gradient_checkpointing=True)
+PAPER = Settings(batch=4, lr=4e-5, fresh_lr=1.0, encoder_lr=1.0, warmup=128, gradient_checkpointing=True)
 PRESETS = {"paper": PAPER, "paper-whisper": PAPER}

@@ -12,7 +12,7 @@ import torch
 
 from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
-from sqllm.model import answering, store
+from sqllm.model import answering, pack, store
 from sqllm.model.branches import Branches, inputs, prefix_ids
 from sqllm.training import features, references, scores, train, words
 from sqllm.training.data import panel_mos, read
@@ -162,9 +162,6 @@ def test_panel_mos_knows_level():
 def test_what_cannot_be_trained_is_said(base_model, corpus, tmp_path, config):
     with pytest.raises(UsageError, match="NISQA corpus"):
         train(tmp_path, base_model, tmp_path / "out", Settings())
-    config("ast", encoder_training="query", score_layers=2).save(tmp_path)
-    with pytest.raises(UsageError, match="frozen"):
-        train(corpus, tmp_path, tmp_path / "out", Settings())
     config(lora=None).save(tmp_path)
     with pytest.raises(UsageError, match="lora"):
         train(corpus, tmp_path, tmp_path / "out", Settings())
@@ -261,6 +258,42 @@ def test_a_projector_with_context_first_learns_to_listen(corpus, base_model, tmp
     assert state["projector.context.outside.weight"].abs().max() > 1e-3
     assert state["projector.difference.outside.weight"].abs().max() > 1e-3
     assert store.load(model).config.projector == "context"
+
+
+@pytest.fixture
+def packed_base(config, bases, tmp_path):
+    """A directory to train from whose encoder lies packed in it, as that of the model that ships does."""
+    root = tmp_path / "packed"
+    made = config(encoder_layers="all", projector="context", score_layers=2, encoder_training="full")
+    encoder = store.load_encoder(made)
+    encoder.config.save_pretrained(root / "encoder")
+    store.save_file(pack.pack_encoder(encoder.model.state_dict(), 500), root / "encoder" / "packed.safetensors")
+    replace(made, encoder="encoder").save(root)
+    return root
+
+
+def test_an_encoder_that_is_trained_takes_the_place_of_the_packed_one(corpus, packed_base, tmp_path):
+    base = (packed_base / "encoder" / "packed.safetensors").read_bytes()
+    settings = Settings(2, 1, batch=2, listen_steps=2, reference_steps=1, warmup=1, lr=1e-2)
+    out = train(corpus, packed_base, tmp_path / "out", settings)
+    assert (packed_base / "encoder" / "packed.safetensors").read_bytes() == base
+    state = store.load_file(out / "trained.safetensors")
+    assert not any(name.startswith("encoder.") for name in state) and "projector.linear.weight" in state
+    model, was = store.load(out), store.load_encoder(store.ModelConfig.load(packed_base), packed_base)
+    assert model.config.encoder_training == "frozen"
+    before, after = was.model.state_dict(), model.encoder.model.state_dict()
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert moved["layers.0.self_attn.q_proj.weight"] > 1e-4 and moved["conv1.weight"] > 1e-4
+    name, stages = "layers.1.fc1.weight", {}
+    for stage in ("listen", "scores", "references", "words"):
+        stages[stage] = torch.load(tmp_path / "out" / f"{stage}.pt", weights_only=True)["model"]
+    assert not (stages["listen"][f"encoder.0.model.{name}"] == before[name]).all()
+    assert not any("encoder." in n for stage in ("references", "words") for n in stages[stage])
+    learnt = stages["scores"]
+    close = (after[name] - learnt[f"encoder.model.{name}"]).abs().max()
+    assert close < 0.02 * after[name].abs().max() and close < moved[name]
+    train(corpus, out, tmp_path / "on", Settings(1, 1, batch=2, listen_steps=0, reference_steps=1))  # on its features
+    assert store.load(tmp_path / "on").encoder.model.state_dict()[name].equal(after[name])
 
 
 def test_references_alone_change_no_score_without_one(corpus, base_model, tmp_path):
