@@ -60,8 +60,7 @@ def train(clips: Clips, epochs: int, encoder: AudioEncoder | None = None, device
     rng = np.random.default_rng(1)
     for at, sound in _ahead(clips, [rng.integers(len(clips), size=BATCH) for _ in range(steps)]):
         with autocast(device):
-            x = torch.from_numpy(sound.x).to(device)
-            x = x.float() if encoder is None else encoder(x, torch.from_numpy(sound.lengths).to(device))
+            [x] = sound.to(device) if encoder is None else [encoder(*sound.to(device))]
         found = head(x.float())
         loss = nn.functional.mse_loss(found, torch.from_numpy(clips.mean[at]).to(found))
         adamw.zero_grad()
@@ -148,7 +147,7 @@ def _prepared(config: ModelConfig, bases: Path, corpus: Path) -> dict[str, Clips
 
 def heard(clips: Clips, indices: Sequence[int]) -> Tensor:
     """Pooled features [k, layers, tokens, width] of a frozen encoder."""
-    return torch.from_numpy(clips.sound(indices).x).float()
+    return clips.sound(indices).to("cpu")[0]
 
 
 def _heard(predictor, judges: dict[str, Judge], uri: str) -> list[np.ndarray]:

@@ -43,15 +43,18 @@ PRIOR_VOTES = 5  # what the usual spread of votes weighs, beside that of a clip'
 class Sound:
     """Clips as the model takes them: pooled features, or waveforms for an encoder that is trained."""
 
-    x: np.ndarray  # float16 [k, layers, tokens, width], or float32 [k, samples]
+    x: np.ndarray  # float16 [k, layers, tokens, width], or int16 [k, samples]
     lengths: np.ndarray | None = None  # of waveforms, in samples
+
+    def to(self, device: torch.device | str) -> tuple[Tensor, ...]:
+        """On this device, in float32: features, or waveforms and their lengths."""
+        x = torch.from_numpy(self.x).to(device).float()
+        return (x,) if self.lengths is None else (x / 32768, torch.from_numpy(self.lengths).to(device))
 
     def features(self, model: SpeechQualityLLM) -> Tensor:
         """[k, layers, tokens, width] on the model's device."""
-        x = torch.from_numpy(self.x)
-        if self.lengths is not None:
-            return model.features(x, torch.from_numpy(self.lengths))
-        return x.to(model.device).float()
+        x, *lengths = self.to(model.device)
+        return model.features(x, *lengths) if lengths else x
 
 
 @dataclass
@@ -102,9 +105,9 @@ class Clips:
             return Sound(np.stack([self.corpora[c].array_row(name(s), r, int(reference)) for c, s, r in found]))
         waves = [self.laid(i) if reference else samples(self.flac(i)) for i in indices]
         lengths = np.array([len(wave) for wave in waves])
-        x = np.zeros((len(waves), bucket_length(int(lengths.max()))), np.float32)
+        x = np.zeros((len(waves), bucket_length(int(lengths.max()))), np.int16)
         for row, wave in zip(x, waves, strict=True):
-            row[: len(wave)] = wave
+            row[: len(wave)] = to_int16(wave)
         return Sound(x, lengths)
 
     def laid(self, i: int) -> np.ndarray:
