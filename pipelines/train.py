@@ -47,11 +47,12 @@ def train(
     """
     stages, bases = training.steps(config, settings), bases and bases.absolute()
     names = [c if "://" in c else str(Path(c).absolute()) for c in map(str, corpora)]
-    options = {**asdict(settings), "corpus": names, "base": base, "config": asdict(config)}
+    options = {**settings.of_run(config.encoder_training), "corpus": names, "base": base, "config": asdict(config)}
     options |= {"column": dict(columns or {}), "only": dict(only or {}), "storage": storage}
     options["parts"] = settings.parts * workers  # of a step, in all workers
     known = _run(out, options, resume)
     store.check_bases(config, bases)
+    training.begun(config, bases, settings)
     start_ray(verbose)
     device = "cuda" if _on_gpu(device, workers) else "cpu"
     with only_writer(str(out)):

@@ -21,6 +21,7 @@ from pathlib import Path
 import accelerate
 import peft
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -48,6 +49,7 @@ from sqllm.model.speech_quality_llm import SpeechQualityLLM
 transformers_logging.disable_progress_bar()  # of loading weights: seconds at most
 transformers_logging.set_verbosity_error()  # a classifier's head is left out on purpose
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # retries: what fails in the end is said by `_from_hub`
+ENCODER = "encoder.model."  # before the names of its weights
 PREPROCESSING = 2  # raise it when the way from bytes to features changes scores
 
 
@@ -264,14 +266,27 @@ def complete(directory: Path, source: Path | None = None) -> Path:
         if source and (source / name).is_dir() and (source / name).resolve() != (directory / name).resolve():
             shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
     packed = directory / config.encoder / "packed.safetensors"
-    if config.encoder_training == "full" and packed.is_file() and packed.is_relative_to(directory):
-        state, prefix = load_file(directory / TRAINED), "encoder.model."
-        encoder = {n.removeprefix(prefix): state.pop(n) for n in list(state) if n.startswith(prefix)}
-        save_file(pack.pack_encoder(encoder, len(encoder["embed_positions.weight"])), packed)
-        save_file(state, directory / TRAINED)
-        replace(config, encoder_training="frozen").save(directory)
+    inside = packed.resolve().is_relative_to(directory.resolve())
+    if config.encoder_training == "full" and packed.is_file() and inside:
+        _settle(directory, config, packed)
     (directory / "base.json").write_text(json.dumps(base_hashes(config, directory), indent=2) + "\n")
     return directory
+
+
+def _settle(directory: Path, config: ModelConfig, packed: Path) -> None:
+    """Put the encoder among the trained weights into `packed`, unless it is the one there."""
+    state, was = load_file(directory / TRAINED), pack.unpack(load_file(packed))
+    encoder = {n.removeprefix(ENCODER): state.pop(n) for n in list(state) if n.startswith(ENCODER)}
+    if any(not torch.equal(w.flatten(), was[n].to(w.dtype).flatten()) for n, w in encoder.items()):
+        save_file(pack.pack_encoder(encoder, len(encoder["embed_positions.weight"])), packed)
+    save_file(state, directory / TRAINED)
+    replace(config, encoder_training="frozen").save(directory)
+
+
+def holds_encoder(path: Path) -> bool:
+    """Whether these trained weights are of an encoder too."""
+    with safe_open(path, "pt") as file:
+        return any(name.startswith(ENCODER) for name in file.keys())  # noqa: SIM118 - it is no dict
 
 
 def parts(directory: Path) -> list[Path]:

@@ -41,6 +41,16 @@ def steps(config: ModelConfig, settings: Settings) -> dict[str, int]:
     return {name: count for name, count in (first | apart | {"words": settings.word_steps}).items() if count}
 
 
+def begun(config: ModelConfig, bases: Path | None, settings: Settings) -> Path | None:
+    """The trained weights that training goes on from. UsageError where they hold an encoder and none is trained: it
+    would be lost."""
+    if bases is None or settings.fresh or not (bases / TRAINED).is_file():
+        return None
+    if config.encoder_training == "frozen" and store.holds_encoder(bases / TRAINED):
+        raise UsageError(f"the encoder of {bases} was trained: --encoder-training query or full keeps it, or --fresh")
+    return bases / TRAINED
+
+
 def learn(
     shards: Sequence[Shards], config: ModelConfig, bases: Path | None, checkpoints: Path, settings: Settings,
     device: str = "cpu", tell: Tell = lambda stage, line, checkpoint: loop.tell(line, checkpoint),
@@ -54,7 +64,7 @@ def learn(
     stages = steps(config, settings)
     key = features.features_key(config, bases)
     clips = data.read(shards, key)
-    first = bases / TRAINED if bases and not settings.fresh and (bases / TRAINED).is_file() else None
+    first = begun(config, bases, settings)
     if first is None and not {"scores", "joint"} & set(stages):
         raise UsageError("score_steps is 0, but this base was never trained to score: give it some, or a trained base")
     faults = any(row.get("chain") is not None for row in clips["train"].rows)
@@ -68,7 +78,7 @@ def learn(
     if settings.gradient_checkpointing:
         for module in (model.language.base, model.encoder.model):
             module.gradient_checkpointing_enable({"use_reentrant": False})
-    made_with = asdict(replace(settings, parts=settings.parts * loop.workers()[1]))
+    made_with = replace(settings, parts=settings.parts * loop.workers()[1]).of_run(config.encoder_training)
     made_with |= {"clips": clips["train"].hash(), "features": key, "from": first and store.file_hash(first)}
     made_with["config"] = {k: v for k, v in asdict(config).items() if k not in ("encoder", "language_model")}
     for name in stages:
@@ -90,6 +100,7 @@ def train(
     """
     config, bases = base(base_model)
     steps(config, settings)
+    begun(config, bases, settings)
     names = [str(c) for c in ([corpus] if isinstance(corpus, str | Path) else corpus)]
     places, todo = corpora.find(names, str(out), columns, only)
     for task in todo:

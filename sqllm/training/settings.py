@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class Settings:
     report_every: int = 25  # steps; a checkpoint comes with every eighth report
     gradient_checkpointing: bool = False  # less memory for more computing
     fresh: bool = False  # leave the weights that the base was trained to
+
+    def of_run(self, encoder_training: str) -> dict:
+        """What two runs must have in common; the rate of an encoder only where it is trained."""
+        return {k: v for k, v in asdict(self).items() if k != "encoder_lr" or encoder_training != "frozen"}
 
     @property
     def pair_steps(self) -> int:

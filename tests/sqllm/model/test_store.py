@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sqllm.errors import UsageError
+from sqllm.model import pack
 from sqllm.model.config import LoRA, ModelConfig
 from sqllm.model.store import (
     autocast,
@@ -61,6 +62,17 @@ def test_round_trip(config, speech, tmp_path, changes):
     assert torch.equal(scores(back), scores(model))
     x, n = speech(2.0)[None], torch.tensor([32000])
     assert torch.equal(back.features(x, n), model.features(x, n))
+
+
+def test_a_packed_encoder_elsewhere_is_left_alone(config, tmp_path):
+    model, shared = trained(config(encoder_training="full")), tmp_path / "shared"
+    model.encoder.config.save_pretrained(shared)
+    packed = pack.pack_encoder(model.encoder.model.state_dict(), 500)
+    save_file({n: w * 0 for n, w in packed.items()}, shared / "packed.safetensors")
+    before = (shared / "packed.safetensors").read_bytes()
+    model.config.encoder = "../shared"
+    keep(model, tmp_path / "out")
+    assert (shared / "packed.safetensors").read_bytes() == before
 
 
 def test_merged_lora_scores_as_lora_does(config, tmp_path):

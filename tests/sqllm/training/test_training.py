@@ -41,7 +41,10 @@ def test_learns_goes_on_and_saves_a_whole_model(corpus, base_model, tmp_path, ca
     assert any(n.startswith("projector") for n in moved) and any("lora" in n and ".layers.2." in n for n in moved)
 
 
-def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("encoder_training", ["frozen", "full"])
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, tmp_path, monkeypatch, encoder_training):
+    replace(store.ModelConfig.load(base_model), encoder_training=encoder_training).save(tmp_path)
+    base_model = tmp_path
     whole = train(corpus, base_model, tmp_path / "whole", Settings(12, 4, batch=4))
     from sqllm.training import loop
 
@@ -60,8 +63,13 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(corpus, base_model, t
     monkeypatch.undo()
     cut = train(corpus, base_model, tmp_path / "cut", Settings(12, 4, batch=4, report_every=5))
     a, b = (store.load_file(path / "trained.safetensors") for path in (whole, cut))
+    assert any(name.startswith("encoder.") for name in a) == (encoder_training == "full")
     for name in a:
         assert torch.allclose(a[name].float(), b[name].float(), atol=1e-6), name
+    if encoder_training == "full":  # what is gone on from keeps it
+        replace(store.ModelConfig.load(whole), encoder_training="frozen").save(whole)
+        with pytest.raises(UsageError, match="was trained"):
+            train(corpus, whole, tmp_path / "lost", Settings(1, 1))
 
 
 def test_a_trained_model_is_gone_on_from_unless_fresh(corpus, base_model, tmp_path):
@@ -211,31 +219,33 @@ def test_a_checkpoint_of_another_corpus_is_refused(corpus, base_model, tmp_path)
         train(other, base_model, tmp_path, Settings(2, 2, batch=4))
 
 
-def learn(corpus, base_model, out, projector, parts):
-    """The figures and the projector after a few steps of learning to score."""
-    data = prepared(corpus, base_model)
+def learn(corpus, base_model, out, changes, parts):
+    """The figures, the projector, and the encoder where it is trained, after a few steps of learning to score."""
+    config = replace(store.ModelConfig.load(base_model), **changes)
+    data = read([Shards.open(str(corpus))], features_key(config, base_model))
     torch.manual_seed(0)
-    model, lines = store.create(replace(store.ModelConfig.load(base_model), projector=projector)), []
+    model, lines = store.create(config), []
     options = {"made_with": {}, "tell": lambda line, _: lines.append(line["loss"])}
     out.mkdir(exist_ok=True)
     scores.train(model, data, out, Settings(score_steps=4, batch=2, parts=parts, report_every=1), **options)
-    return lines, {name: weight.detach() for name, weight in model.projector.named_parameters()}
+    parts = model.projector, *store.trained_of_encoder(model)
+    return lines, {f"{i}.{n}": p.detach() for i, part in enumerate(parts) for n, p in part.named_parameters()}
 
 
-def _worker(rank, address, corpus, base_model, out, projector):
+def _worker(rank, address, corpus, base_model, out, changes):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    torch.save(learn(corpus, base_model, out, projector, parts=1), out / f"{rank}.pt")
+    torch.save(learn(corpus, base_model, out, changes, parts=1), out / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("projector", ["linear", "context"])
-def test_two_workers_learn_what_one_learns_in_two_parts(corpus, base_model, tmp_path, projector):
+@pytest.mark.parametrize("changes", [{}, {"projector": "context"}, {"encoder_training": "full"}])
+def test_two_workers_learn_what_one_learns_in_two_parts(corpus, base_model, tmp_path, changes):
     """Also what only a part with references teaches, which one of the two may not have."""
     prepared(corpus, base_model)
-    given = (f"file://{tmp_path}/meet", corpus, base_model, tmp_path, projector)
+    given = (f"file://{tmp_path}/meet", corpus, base_model, tmp_path, changes)
     torch.multiprocessing.start_processes(_worker, given, nprocs=2, start_method="fork")
-    alone, weights = learn(corpus, base_model, tmp_path / "alone", projector, parts=2)
+    alone, weights = learn(corpus, base_model, tmp_path / "alone", changes, parts=2)
     for rank in range(2):
         losses, learnt = torch.load(tmp_path / f"{rank}.pt")
         assert losses == pytest.approx(alone, rel=1e-3)
@@ -293,6 +303,10 @@ def test_an_encoder_that_is_trained_takes_the_place_of_the_packed_one(corpus, pa
     close = (after[name] - learnt[f"encoder.model.{name}"]).abs().max()
     assert close < 0.02 * after[name].abs().max() and close < moved[name]
     train(corpus, out, tmp_path / "on", Settings(1, 1, batch=2, listen_steps=0, reference_steps=1))  # on its features
+    replace(model.config, encoder_training="full").save(out)
+    packed = (out / "encoder" / "packed.safetensors").read_bytes()
+    words_alone = train(corpus, out, tmp_path / "words", Settings(0, 1, batch=4, listen_steps=0, reference_steps=0))
+    assert (words_alone / "encoder" / "packed.safetensors").read_bytes() == packed  # as it was, and not packed again
     assert store.load(tmp_path / "on").encoder.model.state_dict()[name].equal(after[name])
 
 
