@@ -237,11 +237,11 @@ class Predictor:
 
     def answer(self, worst: Worst, question: str, listener: str = "", other: Worst | None = None) -> Iterator[str]:
         """Words about one window or two, after their scores, facts and faults."""
-        compared = [worst] if other is None else [worst, other]
+        compared = [w._replace(told=w.facts()) for w in ([worst] if other is None else [worst, other])]
         scores = [dict(zip(DIMENSIONS, each.mean, strict=True)) for each in compared]
         yield " ".join(map(written, scores)) + " "
         found = [self._heard(each) for each in compared]
-        told = [known(s, w.facts, f[2], listener) for s, w, f in zip(scores, compared, found, strict=True)]
+        told = [known(s, w.facts(), f[2], listener) for s, w, f in zip(scores, compared, found, strict=True)]
         audio, laid, _ = found[0]
         yield from answer(self.model, audio, laid, told[0] if other is None else both(*told), question)
 
@@ -252,5 +252,5 @@ class Predictor:
         laid = None if worst.reference is None else self._features([worst.reference])
         if not self.model.config.checklist:
             return audio, laid, ""
-        [costs] = checklist.costs(checklist.check(self.model, [worst.facts], audio, laid))
+        [costs] = checklist.costs(checklist.check(self.model, [worst.facts()], audio, laid))
         return audio, laid, heard(costs)

@@ -58,10 +58,6 @@ class Chunk:
         """The windows with speech: those that are scored."""
         return [i for i, speech_s in enumerate(self.speech_s) if speech_s > 0]
 
-    def facts(self, i: int) -> str:
-        """What is measured of a window, in words, for the prompt."""
-        return evidence.describe(evidence.measure(self.windows[i], self.starts_s[i]))
-
     def without_audio(self) -> Chunk:
         """The same chunk, which only knows how long its windows were: all that `assemble` needs."""
         return replace(self, windows=[range(len(window)) for window in self.windows], references=None)
@@ -97,7 +93,12 @@ class Worst(NamedTuple):
     mean: np.ndarray  # [5]
     window: np.ndarray
     reference: np.ndarray | None
-    facts: str
+    start_s: float
+    told: str | None = None  # in place of what is measured
+
+    def facts(self) -> str:
+        """What is measured of the window, in words, for the prompt; only where words are asked, as it takes 3 ms."""
+        return evidence.describe(evidence.measure(self.window, self.start_s)) if self.told is None else self.told
 
 
 def worst_of(chunk: Chunk, mean: np.ndarray, worst: Worst | None = None) -> Worst | None:
@@ -106,7 +107,7 @@ def worst_of(chunk: Chunk, mean: np.ndarray, worst: Worst | None = None) -> Wors
     if not len(known) or (worst is not None and mean[known, 0].min() >= worst.mean[0]):
         return worst
     i = int(known[mean[known, 0].argmin()])
-    return Worst(mean[i], chunk.windows[i], chunk.references and chunk.references[i], chunk.facts(i))
+    return Worst(mean[i], chunk.windows[i], chunk.references and chunk.references[i], chunk.starts_s[i])
 
 
 @dataclass

@@ -196,7 +196,7 @@ def _words(predictor, found: list[Simulated], single: np.ndarray) -> list[dict]:
         scores = {d: round(float(score), 1) for d, score in zip(DIMENSIONS, mean, strict=True)}
 
         def ask(question: str, mean=mean, clip=clip, told=told) -> str:
-            return "".join(predictor.answer(Worst(mean, clip.window, None, told), question)).partition(". ")[2]
+            return "".join(predictor.answer(Worst(mean, clip.window, None, 0.0, told), question)).partition(". ")[2]
 
         for i, kind in enumerate(("category, trained wording", "category, held-out wording")):
             for d, title in plain.NAMES.items():

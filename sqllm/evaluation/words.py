@@ -32,7 +32,7 @@ def words(predictor, corpus: Path, clips: int, withheld: bool = False, verbose: 
     def about(window: np.ndarray) -> Worst:
         if (key := window.tobytes()) not in known:
             told = "" if withheld else describe(measure(window))
-            known[key] = Worst(predictor.score_windows([window]).mean[0, 0], window, None, told)
+            known[key] = Worst(predictor.score_windows([window]).mean[0, 0], window, None, 0.0, told)
         return known[key]
 
     def ask(window: np.ndarray, question: str, other: np.ndarray | None = None) -> str:

@@ -42,7 +42,7 @@ class Parrot:
         return Scores(*np.full((3, len(windows), 1, 5), 3.0))
 
     def answer(self, worst, question, other=None):
-        self.told.append(worst.facts)
+        self.told.append(worst.facts())
         yield "mos 3.0. " if other is None else "mos 3.0. mos 3.0. "
         yield self.says
 
