@@ -84,7 +84,7 @@ def _same_corpus(place: Shards, out: str, made_with: dict, clips: int) -> None:
 @ray.remote(num_cpus=1, max_retries=3)
 def _shard(pool: Pool, seed: int, indices: list[int], out: str, name: str, device: str | bool) -> None:
     drawn = table(pool, seed, indices, _panel(device) if device else None)
-    Shards.open(out).write(name, drawn)
+    Shards.open(out).write(name, drawn, group=1)  # training reads a clip here and there
 
 
 @cache

@@ -57,8 +57,8 @@ def is_val(name: str) -> bool:
 
 
 def divided(names: Iterable[str]) -> dict[str, set[str]]:
-    """Speakers or noises, train and val: by `is_val`, and by the order of their hashes where that leaves one without
-    any. Only one name alone is in train alone."""
+    """Speakers, train and val: by `is_val`, and by the order of their hashes where that leaves one without any. Only
+    one name alone is in train alone."""
     order = sorted(set(names), key=_hash)
     at = min(max(sum(map(is_val, order)), 1), len(order) - 1)
     return {"train": set(order[at:]), "val": set(order[:at])}
@@ -189,7 +189,9 @@ class Pool:
         self.names = {
             split: [n for n in self.speech if self.speaker(n) in those] for split, those in speakers_of_split.items()
         }
-        self.noises = {split: [noises[n] for n in noises if n in those] for split, those in divided(noises).items()}
+        self.noises = {
+            split: [x for n, x in noises.items() if is_val(n) == (split == "val")] for split in ("train", "val")
+        }
         # by speaker first: a speaker with many clips is not heard more often than the others by more than their root
         self.weights = {}
         for split, names in self.names.items():
@@ -198,6 +200,13 @@ class Pool:
                 count[self.speaker(n)] = count.get(self.speaker(n), 0) + 1
             w = np.array([count[self.speaker(n)] ** -0.5 for n in names])
             self.weights[split] = w / w.sum() if len(w) else w
+
+    def unheard(self) -> list[str]:
+        """Speech of speakers whom no corpus trains on, whoever else is there. UsageError where there is none."""
+        names = [name for name in self.names["val"] if is_val(self.speaker(name))]
+        if not names:
+            raise UsageError("training may have heard all of these speakers: give more (about one in ten is kept back)")
+        return names
 
     def speaker(self, name: str) -> str:
         """By the table, under the whole name or the file's own; else the first folder (in it may be chapters), or what

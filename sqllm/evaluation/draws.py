@@ -62,7 +62,7 @@ def made(
     pool, files = Pool(speech, noise, None, speakers_of(speakers)), []
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        stretches, names = int(rng.integers(1, 5)), pool.names["val"]
+        stretches, names = int(rng.integers(1, 5)), pool.unheard()
         parts = []
         for length in np.full(stretches, minutes * 60 / stretches):
             x = np.zeros(0, np.float32)

@@ -35,7 +35,7 @@ SINGLE = {
 def severity(predictor, speech: str, noise: str | None = None, speakers: str | None = None) -> dict:
     """Mean scores [5 steps, 5 dimensions] of each fault over unseen speakers."""
     pool = Pool(speech, noise, None, speakers_of(speakers))
-    clean = {pool.speaker(name): pool.speech[name][:160_000] for name in pool.names["val"]}
+    clean = {pool.speaker(name): pool.speech[name][:160_000] for name in pool.unheard()}
     result: dict = {"speakers": len(clean), "faults": {}}
     for kind, (dimension, parameter, values) in STEPS.items():
         means = []

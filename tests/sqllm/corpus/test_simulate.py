@@ -97,7 +97,13 @@ def test_few_speakers_are_divided_too(split, tmp_path):
         simulate.Pool(str(tmp_path), None, None)
     for name in few[1:]:
         sf.write(tmp_path / f"{name}-1.wav", 0.1 * rng.standard_normal(RATE), RATE)
-    found = simulate.Pool(str(tmp_path), None, None).names
+    pool = simulate.Pool(str(tmp_path), None, None)
+    found = pool.names
+    if split == "train":
+        with pytest.raises(UsageError, match="may have heard"):
+            pool.unheard()
+    else:
+        assert pool.unheard() == found["val"]
     other = {"train": "val", "val": "train"}[split]
     assert len(found[split]) == 2 and len(found[other]) == 1
 
