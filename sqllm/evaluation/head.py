@@ -18,8 +18,10 @@ from sqllm import DIMENSIONS
 from sqllm.audio.io import to_int16
 from sqllm.bench import seconds_per_window, speech_like
 from sqllm.corpus.shards import Shards, samples
+from sqllm.errors import UsageError
 from sqllm.evaluation import simulated, tables
 from sqllm.evaluation.tables import ORDER
+from sqllm.model import store
 from sqllm.model.config import ModelConfig, resolve
 from sqllm.model.encoder import AudioEncoder, bucket_length
 from sqllm.model.store import autocast
@@ -100,7 +102,7 @@ def tuned(predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict
     config, bases, device = predictor.model.config, resolve(model), predictor.model.device
     data = _prepared(config, bases, corpus)
     with torch.inference_mode(False):
-        own = features.load_encoder(config, bases, str(device)).float()
+        own = store.load_encoder(config, bases).to(device)
         plain = train(data["train"], epochs, None, device)
         waves = read([Shards.open(str(corpus))], None)["train"]
         learnt = train(waves, epochs, own.train().requires_grad_(True), device)
@@ -137,6 +139,8 @@ def _beside(judges: dict[str, Judge], predictor, data: dict[str, Clips], rated: 
 
 
 def _prepared(config: ModelConfig, bases: Path, corpus: Path) -> dict[str, Clips]:
+    if config.encoder_training != "frozen":
+        raise UsageError(f"{bases} has an encoder of its own training: this wants a model whose encoder is frozen")
     shards, key = Shards.open(str(corpus)), features.features_key(config, bases)
     if missing := features.missing(shards, key):
         encoder = features.load_encoder(config, bases)
