@@ -17,7 +17,7 @@ def add(out: Path, stage: str, line: dict) -> None:
 
 def read(out: Path) -> list[dict]:
     """The lines, in the order of stages and steps; none where there is no file yet. One not written to its end, by a
-    run that was killed, goes: the run that goes on comes to its step again."""
+    run that was killed, goes."""
     if not (out / FILE).is_file():
         return []
     text = (out / FILE).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.terminal import Device, Level, Model, Verbose, Where, console, only_our_stderr
+from pipelines.terminal import Actors, Device, Level, Model, Verbose, Where, console, only_our_stderr
 from sqllm.errors import UsageError
 
 corpus = typer.Typer(help="Corpora to train on and to evaluate with.", no_args_is_help=True)
@@ -86,10 +86,7 @@ def evaluate(
     ] = None,
     model: Model = "embedded",
     level: Level = None,
-    actors: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Copies of the model.", show_default="one a core, or one a GPU"),
-    ] = None,
+    actors: Actors = None,
     device: Where = Device.auto,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N recordings.")] = None,
     verbose: Verbose = False,
@@ -174,7 +171,7 @@ def train(
     ] = None,
     listen_steps: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Steps of a projector with context by itself.", show_default="4000"),
+        typer.Option(min=0, metavar="N", help="Steps of projector (and encoder) without the LM.", show_default="4000"),
     ] = None,
     reference_steps: Annotated[
         int | None,
@@ -194,7 +191,9 @@ def train(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(min=0, help="Learning rate of LoRA. An encoder's is a tenth.", show_default="5e-4; paper 4e-5"),
+        typer.Option(
+            min=0, help="Of LoRA; an encoder's is a tenth (paper: the same).", show_default="5e-4; paper 4e-5"
+        ),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None, typer.Option(help="Less memory for more computing.", show_default="paper only")
