@@ -48,21 +48,21 @@ def test_endpoint_and_batch_job_give_the_same_rows(served, tmp_path):
         )
         assert answer.status_code == 200, answer.text
         rows += answer.json()["rows"]
-    job.score(
-        find([str(SAMPLES / name) for name in names], None, None),
-        tmp_path,
-        job.Settings(profile="expert", explain="always"),
-    )
-    scored = pq.read_table(tmp_path / "scores").to_pylist()
-    scored.sort(key=lambda row: (names.index(Path(row["uri"]).name), row["channel"]))
+    scored = []
+    for name in names:  # each by itself, as the endpoint scores it
+        out = tmp_path / name
+        job.score(find([str(SAMPLES / name)], None, None), out, job.Settings(profile="expert", explain="always"))
+        scored += sorted(pq.read_table(out / "scores").to_pylist(), key=lambda row: row["channel"])
     assert len(scored) == len(rows) == 3
     for theirs, ours in zip(scored, rows, strict=True):
         for name in ("status", "channel", "duration_s", "speech_s", "profile", "model", "worst_start_s"):
             assert theirs[name] == ours[name], name
-        assert theirs["explanation"].startswith("mos ") and ours["explanation"].startswith("mos ")
+        # in bfloat16 a window's score depends on who shares its batch: of two channels, a matter of time; .02 were seen
+        alone = len(theirs["windows"]) == 1
         for name in ("mos", "noi", "col", "dis", "loud", "mos_std", "noi_std", "worst_mos"):
-            # in bfloat16 a window's score depends on who shares its batch, which is a matter of time: .02 were seen
-            assert theirs[name] == pytest.approx(ours[name], abs=0.05), name
+            assert theirs[name] == pytest.approx(ours[name], abs=2e-3 if alone else 0.05), name
+        assert theirs["explanation"].startswith("mos ")
+        assert theirs["explanation"] == ours["explanation"] or not alone
         assert len(theirs["windows"]) == len(ours["windows"])
 
 
