@@ -3,6 +3,7 @@ import re
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -87,7 +88,9 @@ def test_ray_gives_the_losses_of_the_loop_alone_in_one_go_or_two(local_ray, corp
 
 
 def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_path):
-    """Two workers, one of them killed once a checkpoint is there: the same run ends at the same step."""
+    """Two workers, one of them killed once a checkpoint is there: the same run ends at the same step. They train the
+    encoder too."""
+    replace(store.ModelConfig.load(base_model), encoder_training="full").save(tmp_path)
     out, killed = tmp_path / "out", []
 
     def kill():
@@ -102,9 +105,9 @@ def test_a_worker_that_is_killed_is_replaced(local_ray, corpus, base_model, tmp_
                             break
 
     threading.Thread(target=kill, daemon=True).start()
-    train(corpus, base_model, out, Settings(score_steps=60, word_steps=2, batch=2, report_every=4), workers=2)
+    train(corpus, tmp_path, out, Settings(score_steps=60, word_steps=2, batch=2, report_every=4), workers=2)
     assert killed
-    assert max(losses(out)) == 60 and (out / "trained.safetensors").is_file()
+    assert max(losses(out)) == 60 and store.holds_encoder(out / store.TRAINED)
     assert len(runs(out)) == 1
 
 
