@@ -47,7 +47,9 @@ def begun(config: ModelConfig, bases: Path | None, settings: Settings) -> Path |
     if bases is None or settings.fresh or not (bases / TRAINED).is_file():
         return None
     if config.encoder_training == "frozen" and store.holds_encoder(bases / TRAINED):
-        raise UsageError(f"the encoder of {bases} was trained: --encoder-training query or full keeps it, or --fresh")
+        raise UsageError(
+            f"the encoder of {bases} was trained: give --encoder-training query or full to keep it, or --fresh"
+        )
     return bases / TRAINED
 
 
