@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 from functools import cache, partial
@@ -266,8 +267,7 @@ def complete(directory: Path, source: Path | None = None) -> Path:
         if source and (source / name).is_dir() and (source / name).resolve() != (directory / name).resolve():
             shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
     packed = directory / config.encoder / "packed.safetensors"
-    inside = packed.resolve().is_relative_to(directory.resolve())
-    if config.encoder_training == "full" and packed.is_file() and inside:
+    if config.encoder_training == "full" and packed.is_file() and _inside(packed.resolve(), directory.resolve()):
         _settle(directory, config, packed)
     (directory / "base.json").write_text(json.dumps(base_hashes(config, directory), indent=2) + "\n")
     return directory
@@ -293,7 +293,11 @@ def parts(directory: Path) -> list[Path]:
     """The files and folders inside `directory` that are the model, whatever else lies there."""
     config = ModelConfig.load(directory)
     names = ("config.json", "base.json", TRAINED, config.encoder, config.language_model)
-    return [path for name in names if (path := directory / name).exists() and path.is_relative_to(directory)]
+    return [path for name in names if (path := directory / name).exists() and _inside(path, directory)]
+
+
+def _inside(path: Path, directory: Path) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(directory))  # a/../b is not in a
 
 
 def load(

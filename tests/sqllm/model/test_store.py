@@ -16,6 +16,7 @@ from sqllm.model.store import (
     fingerprint,
     load,
     mark_trainable,
+    parts,
     resolve,
     save,
     trained_state,
@@ -65,14 +66,15 @@ def test_round_trip(config, speech, tmp_path, changes):
 
 
 def test_a_packed_encoder_elsewhere_is_left_alone(config, tmp_path):
-    model, shared = trained(config(encoder_training="full")), tmp_path / "shared"
-    model.encoder.config.save_pretrained(shared)
+    model, other = trained(config(encoder_training="full")), tmp_path / "elsewhere"
+    model.encoder.config.save_pretrained(other)
     packed = pack.pack_encoder(model.encoder.model.state_dict(), 500)
-    save_file({n: w * 0 for n, w in packed.items()}, shared / "packed.safetensors")
-    before = (shared / "packed.safetensors").read_bytes()
-    model.config.encoder = "../shared"
+    save_file({n: w * 0 for n, w in packed.items()}, other / "packed.safetensors")
+    before = (other / "packed.safetensors").read_bytes()
+    model.config.encoder = "../elsewhere"
     keep(model, tmp_path / "out")
-    assert (shared / "packed.safetensors").read_bytes() == before
+    assert (other / "packed.safetensors").read_bytes() == before
+    assert {path.name for path in parts(tmp_path / "out")} == {"config.json", "base.json", "trained.safetensors"}
 
 
 def test_merged_lora_scores_as_lora_does(config, tmp_path):
