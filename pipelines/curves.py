@@ -17,7 +17,7 @@ def add(out: Path, stage: str, line: dict) -> None:
 
 def read(out: Path) -> list[dict]:
     """The lines, in the order of stages and steps; none where there is no file yet. One not written to its end, by a
-    run that was killed, goes."""
+    run that was killed, is left out."""
     if not (out / FILE).is_file():
         return []
     text = (out / FILE).read_text(encoding="utf-8")

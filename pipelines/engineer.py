@@ -192,7 +192,9 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Of LoRA; an encoder's is a tenth (paper: the same).", show_default="5e-4; paper 4e-5"
+            min=0,
+            help="Learning rate of LoRA; an encoder's is a tenth (paper: the same).",
+            show_default="5e-4; paper 4e-5",
         ),
     ] = None,
     gradient_checkpointing: Annotated[

@@ -228,8 +228,8 @@ def learn(corpus, base_model, out, changes, parts):
     options = {"made_with": {}, "tell": lambda line, _: lines.append(line["loss"])}
     out.mkdir(exist_ok=True)
     scores.train(model, data, out, Settings(score_steps=4, batch=2, parts=parts, report_every=1), **options)
-    parts = model.projector, *store.trained_of_encoder(model)
-    return lines, {f"{i}.{n}": p.detach() for i, part in enumerate(parts) for n, p in part.named_parameters()}
+    learnt = model.projector, *store.trained_of_encoder(model)
+    return lines, {f"{i}.{n}": p.detach() for i, part in enumerate(learnt) for n, p in part.named_parameters()}
 
 
 def _worker(rank, address, corpus, base_model, out, changes):
