@@ -45,6 +45,11 @@ def test_counts(run):
     assert not totals["finished"]
 
 
+def test_a_mean_is_rounded_once(run, tmp_path):
+    run([row("/a.wav", 3.0), row("/b.wav", 3.6992)])
+    assert "3.3" in printed(tmp_path, 100).split("mean")[1]
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_and_says_what_went_wrong(run, tmp_path, width):
     failed = {"status": "failed", "error_code": "DECODE", "error_detail": "not audio " * 30, "channel": None}
