@@ -135,7 +135,8 @@ def _votes(rated: pa.Table) -> list[dict]:
 
 def _beside(vote: dict, clip: int, judgements: list[dict]) -> list[dict]:
     """Those judgements for which there are votes, beside them."""
-    about = {"clip": clip, **{name: vote[name] for name in ("uri", "set", "condition", "lang", "rate")}}
+    names = ("uri", "reference_uri", "set", "condition", "lang", "rate")
+    about = {"clip": clip, **{name: vote[name] for name in names}}
     return [
         j | about | {"true": vote[j["dim"]], "std": vote.get(f"{j['dim']}_std"), "votes": vote["votes"]}
         for j in judgements

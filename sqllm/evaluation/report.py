@@ -30,7 +30,8 @@ def page(title: str, facts: dict[str, str], figures: Sequence[dict], judgements:
     parts += [table(["", ""], [[k, v] for k, v in facts.items()])]
     parts += ["<h2>Agreement with the votes</h2>", table(*cells(figures))]
     parts += ["<p class=note>" + "; ".join(f"<b>{k}</b> {v}" for k, v in MEANING.items()) + ". Intervals hold 95 % and"
-              " resample whole conditions.</p>"]  # fmt: skip
+              " resample whole conditions; where these are fewer than 8, all recordings that share a reference, which"
+              " says what other talk through the same conditions would give.</p>"]  # fmt: skip
     if compared:
         parts += ["<h2>Beside the model alone, on the same clips</h2>",
                   table(*comparison_cells(compared))]  # fmt: skip

@@ -1,8 +1,9 @@
 """From judgements beside votes to a list of figures.
 
 A *judgement* is a dict of one predicted and one voted value: `predicted` and `true` (None where there is no number),
-`dim`, and where known `task`, `judge` (a model or a peer), `ended` (single or double), `set`, `condition`, `lang`,
-`rate`, and of the vote `std` and `votes`. A *figure* is a dict of `metrics.agreement` and of what it is about.
+`dim`, and where known `task`, `judge` (a model or a peer), `ended` (single or double), `set`, `condition`,
+`reference_uri`, `lang`, `rate`, and of the vote `std` and `votes`. A *figure* is a dict of `metrics.agreement` and of
+what it is about.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from sqllm import DIMENSIONS
 from sqllm.errors import UsageError
-from sqllm.evaluation.metrics import FIGURES, agreement, by_condition, interval, percentiles, resamples
+from sqllm.evaluation.metrics import FIGURES, LEAST, agreement, by_condition, interval, percentiles, resamples
 
 GROUPS = ("set", "lang", "rate")  # figures are given for each value of these, and for all clips together
 ORDER = [*DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS)]
@@ -54,15 +55,27 @@ def _figures(judgements: list[dict], about: dict) -> list[dict]:
     if len(answered) < 3:
         return [{**about, "level": "clip", "n": len(answered), "missing": missing}]
     predicted, true = ([j[name] for j in answered] for name in ("predicted", "true"))
-    conditions = [(j.get("set"), j.get("condition")) for j in answered]
-    named = all(c is not None for _, c in conditions)
-    names = [f"{s}/{c}" for s, c in conditions] if named else None
+    names = _names(answered, "condition")
     known = all(j.get("std") is not None and j.get("votes") is not None for j in answered)
     ci = interval([j["std"] for j in answered], [j["votes"] for j in answered]) if known else None
-    out = [{**about, "level": "clip", "missing": missing, **agreement(predicted, true, names, ci)}]
+    out = [{**about, "level": "clip", "missing": missing, **agreement(predicted, true, _clusters(answered), ci)}]
     if names and 2 < len(set(names)) < len(names):
         out.append({**about, "level": "condition", "missing": 0, **agreement(*by_condition(names, predicted, true))})
     return out
+
+
+def _names(judgements: Sequence[dict], what: str) -> list[str] | None:
+    """The condition, or the reference, of each judgement; None where one has none."""
+    found = [(j.get("set"), j.get(what)) for j in judgements]
+    return [f"{s}/{name}" for s, name in found] if all(name is not None for _, name in found) else None
+
+
+def _clusters(judgements: Sequence[dict]) -> list[str] | None:
+    """What bootstrap samples take whole: conditions. Where these are too few for an interval, the references: it says
+    then what other talk through the same few conditions would give."""
+    conditions, references = (_names(judgements, what) for what in ("condition", "reference_uri"))
+    few = conditions and len(set(conditions)) < LEAST
+    return references if few and references and len(set(references)) < len(references) else conditions
 
 
 def comparisons(judgements: Iterable[dict], *statistics: str) -> list[dict]:
@@ -91,11 +104,10 @@ def _compared(both: list[tuple[dict, dict]], statistics: Sequence[str]) -> Itera
         np.array(x, float) for x in ([a["predicted"] for a, _ in both], [b["predicted"] for _, b in both],
                                      [a["true"] for a, _ in both])
     )  # fmt: skip
-    conditions = [a.get("condition") for a, _ in both]
-    named = all(c is not None for c in conditions)
-    names = [str(c) for c in conditions] if named else [str(a["clip"]) for a, _ in both]
-    levels = {"clip": (names, model, other, true)}
-    if named and 2 < len(set(names)) < len(names):
+    alone = [a for a, _ in both]
+    names = _names(alone, "condition")
+    levels = {"clip": (_clusters(alone) or range(len(both)), model, other, true)}
+    if names and 2 < len(set(names)) < len(names):
         levels["condition"] = (sorted(set(names)), *by_condition(names, model, other, true))
     for level, (clusters, x, y, z) in levels.items():
         draws = resamples(clusters)
@@ -109,8 +121,9 @@ def _compared(both: list[tuple[dict, dict]], statistics: Sequence[str]) -> Itera
 
 def predictions(path: Path, ranks: bool = False) -> list[dict]:
     """Judgements from a CSV with `y_true` and `y_pred` (empty: the answer held no number), and where known `dim`,
-    `task`, `set`, `condition`, `lang`, `judge`, `ended`, `std` and `votes`. The paper's released files are such, and
-    what `written` gives. With `ranks` y_true may be on any scale. UsageError where the file is no such CSV."""
+    `task`, `set`, `condition`, `reference_uri`, `lang`, `judge`, `ended`, `std` and `votes`. The paper's released files
+    are such, and what `written` gives. With `ranks` y_true may be on any scale. UsageError where the file is no such
+    CSV."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -136,7 +149,8 @@ def predictions(path: Path, ranks: bool = False) -> list[dict]:
         dim = row.get("dim") or "mos"
         if dim not in ORDER:
             raise UsageError(f"{path}, line {line}: dim is {dim!r}; it can be {', '.join(DIMENSIONS)}")
-        judgement = {k: row.get(k) or None for k in ("task", "set", "condition", "lang", "judge", "ended")}
+        known = ("task", "set", "condition", "reference_uri", "lang", "judge", "ended")
+        judgement = {k: row.get(k) or None for k in known}
         judgement |= {"dim": dim, "clip": row.get("uri") or line, "status": row.get("status") or None}
         judgement |= {"predicted": number(row["y_pred"], line), "true": number(row["y_true"], line)}
         if not ranks and dim in DIMENSIONS and judgement["true"] is not None and not 1 <= judgement["true"] <= 5:
@@ -148,7 +162,10 @@ def predictions(path: Path, ranks: bool = False) -> list[dict]:
     return out
 
 
-COLUMNS = ("uri", "judge", "ended", "dim", "y_pred", "y_true", "std", "votes", "set", "condition", "lang", "error")
+COLUMNS = (
+    "uri", "judge", "ended", "dim", "y_pred", "y_true", "std", "votes", "set", "condition", "reference_uri", "lang",
+    "error",
+)  # fmt: skip
 
 
 def written(judgements: Iterable[dict]) -> bytes:

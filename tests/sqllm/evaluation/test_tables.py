@@ -114,6 +114,21 @@ def test_few_conditions_have_no_interval():
     assert gain["difference"] > 0 and np.isnan(gain["difference_95"][0])
 
 
+def test_few_conditions_are_judged_by_their_references():
+    def heard(noise, ended="single"):  # 16 talks through 7 codecs
+        return [
+            j | {"condition": f"c{j['clip'] % 7}", "reference_uri": f"{j['clip'] // 7}.flac"}
+            for j in judgements(noise, ended, n=112)
+        ]
+
+    alone, of_conditions = figures(heard(0.5))
+    assert alone["r_95"][0] < alone["r"] < alone["r_95"][1] and "r_95" not in of_conditions
+    gain, of_conditions = comparisons([*heard(0.8), *heard(0.1, "double")])
+    assert gain["difference_95"][0] > 0 and np.isnan(of_conditions["difference_95"][0])
+    own = [j | {"reference_uri": f"{j['clip']}.flac"} for j in heard(0.5)]  # nothing is shared
+    assert "r_95" not in figures(own)[0]
+
+
 def test_what_was_not_judged_is_counted_once_a_recording():
     rows = [j | {"predicted": None, "error": "DECODE", "judge": "m"} for j in judgements(0.5)[:2]]
     rows += [j | {"dim": "noi"} for j in rows] + [rows[0] | {"ended": "double", "error": "REFERENCE"}]
