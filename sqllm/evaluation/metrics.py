@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, stats
 
-LEAST = 8  # conditions: the intervals of fewer look certain, and are not
+LEAST = 8  # clusters: the intervals of fewer look certain, and are not
 RESAMPLES = 2000
 
 
@@ -67,14 +67,14 @@ def _errors(predicted: np.ndarray, true: np.ndarray, ci: np.ndarray | None, spen
 
 
 def agreement(
-    predicted: Sequence[float], true: Sequence[float], condition: Sequence | None = None,
+    predicted: Sequence[float], true: Sequence[float], clusters: Sequence | None = None,
     ci: Sequence[float] | None = None, seed: int = 1,
 ) -> dict:  # fmt: skip
     """n, MAE, RMSE, Pearson r, Spearman rho, Kendall tau; RMSE* and outlier ratio; the same errors after mapping.
 
     `ci` is half the confidence interval of each vote (`interval`). The 95 % intervals of r, rho, mae and rmse are
-    bootstrapped, whole conditions at a time where `condition` says which clips share one. Correlations are NaN where
-    there are fewer than three values or all are the same.
+    bootstrapped, whole `clusters` (conditions) of clips at a time. Correlations are NaN where there are fewer than
+    three values or all are the same.
     """
     x, y = np.asarray(predicted, float), np.asarray(true, float)
     ci = None if ci is None else np.asarray(ci, float)
@@ -84,15 +84,15 @@ def agreement(
     if len(x) > 8:
         mapped = map_third_order(x, y)
         out["mapped"] = _errors(mapped, y, ci, spent=4) | {"r": _pearson(mapped, y)}
-    if draws := resamples(range(len(x)) if condition is None else condition, seed):
+    if draws := resamples(range(len(x)) if clusters is None else clusters, seed):
         for name, figure in FIGURES.items():
             out[f"{name}_95"] = percentiles([figure(x[at], y[at]) for at in draws])
     return out
 
 
-def resamples(condition: Sequence, seed: int = 1) -> list[np.ndarray]:
-    """Indices of bootstrap samples, whole conditions at a time; none where there are too few to tell an interval."""
-    groups = np.unique(np.asarray(condition), return_inverse=True)[1]
+def resamples(clusters: Sequence, seed: int = 1) -> list[np.ndarray]:
+    """Indices of bootstrap samples, whole clusters at a time; none where there are too few to tell an interval."""
+    groups = np.unique(np.asarray(clusters), return_inverse=True)[1]
     members = [np.flatnonzero(groups == g) for g in range(groups.max(initial=-1) + 1)]
     rng, k = np.random.default_rng(seed), len(members)
     if k < LEAST:

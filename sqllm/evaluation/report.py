@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from functools import partial
 
+from sqllm.evaluation.metrics import LEAST
 from sqllm.evaluation.tables import ORDER
 from sqllm.page import PENS, drawing, frame, table, word_columns
 
@@ -30,8 +31,8 @@ def page(title: str, facts: dict[str, str], figures: Sequence[dict], judgements:
     parts += [table(["", ""], [[k, v] for k, v in facts.items()])]
     parts += ["<h2>Agreement with the votes</h2>", table(*cells(figures))]
     parts += ["<p class=note>" + "; ".join(f"<b>{k}</b> {v}" for k, v in MEANING.items()) + ". Intervals hold 95 % and"
-              " resample whole conditions; where these are fewer than 8, all recordings that share a reference, which"
-              " says what other talk through the same conditions would give.</p>"]  # fmt: skip
+              f" resample whole conditions; where these are fewer than {LEAST}, all recordings that share a reference,"
+              " which says what other talk through the same conditions would give.</p>"]  # fmt: skip
     if compared:
         parts += ["<h2>Beside the model alone, on the same clips</h2>",
                   table(*comparison_cells(compared))]  # fmt: skip
