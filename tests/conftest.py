@@ -135,7 +135,7 @@ def base_model(config, tmp_path_factory):
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory, speech):
     """48 simulated clips of four talkers in two shards, as `sqllm corpus simulate` writes them."""
-    pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
+    pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
     root, out = tmp_path_factory.mktemp("speech"), tmp_path_factory.mktemp("corpus")
     names = [f"talker{i}" for i in range(40)]
     chosen = [n for n in names if not simulate.is_val(n)][:3] + [n for n in names if simulate.is_val(n)][:1]

@@ -8,17 +8,13 @@ talkers to mix in; without them coloured noise and synthetic rooms are used.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
-import soundfile as sf
-import soxr
 from scipy import signal
 
-from sqllm.audio import RATE
+from sqllm.audio import RATE, coders
 
 NOMINAL_DBOV = -26.0  # active speech level of an undegraded clip (ITU-T P.830)
 
@@ -59,6 +55,11 @@ def to_level(x: np.ndarray, dbov: float = NOMINAL_DBOV) -> np.ndarray:
 
 def _fit(y: np.ndarray, n: int) -> np.ndarray:
     return y[:n] if len(y) >= n else np.pad(y, (0, n - len(y)))
+
+
+def _as_loud(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    y = _fit(y, len(x))
+    return y * np.sqrt(active_power(x) / active_power(y))
 
 
 def _cut(source: np.ndarray, n: int, rng) -> np.ndarray:
@@ -120,8 +121,7 @@ def band(x, rng, src, low_hz=0.0, high_hz=8000.0):
 def clipping(x, rng, src, threshold=0.1):
     """Amplitude clipping at a share of the peak, brought back to the level before."""
     limit = threshold * np.abs(x).max()
-    y = np.clip(x, -limit, limit)
-    return y * np.sqrt(active_power(x) / active_power(y)), []
+    return _as_loud(np.clip(x, -limit, limit), x), []
 
 
 def _spans(frames: np.ndarray, frame: int) -> list[tuple[float, float]]:
@@ -226,8 +226,7 @@ def reverb(x, rng, src, rt60_s=0.6, wet_db=0.0):
     tail[:32] = 0
     wet = _fit(signal.fftconvolve(x, tail), len(x))
     wet *= np.sqrt(active_power(x) / (np.mean(wet**2) + 1e-12))
-    y = x + 10 ** (wet_db / 20) * wet
-    return y * np.sqrt(active_power(x) / active_power(y)), []
+    return _as_loud(x + 10 ** (wet_db / 20) * wet, x), []
 
 
 def level(x, rng, src, gain_db=0.0):
@@ -250,94 +249,19 @@ def suppress(x, rng, src, strength=2.0, floor_db=-25.0):
     return _fit(signal.istft(spec * gain, RATE, nperseg=512)[1], len(x)), []
 
 
-_SOUNDFILE_CODECS = {  # name: (container, subtype, rate)
-    "opus": ("OGG", "OPUS", 16000),
-    "opus-nb": ("OGG", "OPUS", 8000),
-    "vorbis": ("OGG", "VORBIS", 16000),
-    "mp3": ("MP3", "MPEG_LAYER_III", 16000),
-    "mp3-nb": ("MP3", "MPEG_LAYER_III", 8000),
-    "gsm": ("WAV", "GSM610", 8000),
-    "alaw": ("WAV", "ALAW", 8000),
-    "mulaw": ("WAV", "ULAW", 8000),
-    "adpcm": ("WAV", "IMA_ADPCM", 8000),
-}
-_PYAV_CODECS = {  # name: (coder, decoder, rate, kbit/s or None where `kbps` says it)
-    "amr": ("libopencore_amrnb", "amrnb", 8000, None),
-    "g7231": ("g723_1", "g723_1", 8000, 6.3),
-    "celp": ("real_144", "real_144", 8000, 8.0),
-    "nelly": ("nellymoser", "nellymoser", 16000, 32.0),
-    "aac": ("aac", "aac", 16000, 16.0),
-}
-NARROWBAND = {"opus-nb", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "g7231", "celp"}
-
-
 def codec(x, rng, src, name="opus", squeeze=0.5, kbps=12.2):
-    """A real coder and decoder, soundfile's or PyAV's.
-
-    `squeeze` in [0, 0.99], the most is the lowest rate, for those of soundfile; `kbps` is for amr.
-    """
-    if name in _PYAV_CODECS:
-        *how, fixed = _PYAV_CODECS[name]
-        return _fit(_by_pyav(x, *how, fixed or kbps), len(x)), []
-    container, subtype, rate = _SOUNDFILE_CODECS[name]
-    peak = max(1.0, float(np.abs(x).max()) * 1.01)
-    y = soxr.resample(x / peak, RATE, rate) if rate != RATE else x / peak
-    buffer = io.BytesIO()
-    lossy = subtype in ("OPUS", "VORBIS", "MPEG_LAYER_III")
-    options = {"compression_level": min(float(squeeze), 0.99)} if lossy else {}
-    sf.write(buffer, y, rate, format=container, subtype=subtype, **options)
-    buffer.seek(0)
-    y, got = sf.read(buffer, dtype="float32")
-    y = soxr.resample(y, got, RATE) * peak if got != RATE else y * peak
-    return _fit(y.astype(np.float32), len(x)), []
-
-
-def _by_pyav(x: np.ndarray, coder: str, decoder: str, rate: int, kbps: float) -> np.ndarray:
-    import av  # the extra [av]: soundfile has no speech codec of mobile networks
-
-    peak = max(1.0, float(np.abs(x).max()) * 1.01)
-    kind = av.Codec(coder, "w").audio_formats[0]
-    enc = av.CodecContext.create(coder, "w")
-    enc.sample_rate, enc.layout, enc.format, enc.bit_rate = rate, "mono", kind.name, int(kbps * 1000)
-    enc.open()
-    size = enc.frame_size or 1024
-    y = np.clip(soxr.resample(x / peak, RATE, rate) if rate != RATE else x / peak, -1, 1)
-    y = np.pad(y, (0, -len(y) % size))
-    y = y.astype(np.float32) if kind.name.startswith("flt") else (y * 32767).astype(np.int16)
-    packets = []
-    for i in range(0, len(y), size):
-        frame = av.AudioFrame.from_ndarray(y[None, i : i + size], format=kind.name, layout="mono")
-        frame.sample_rate, frame.pts = rate, i
-        packets += enc.encode(frame)
-    dec = av.CodecContext.create(decoder, "r")
-    dec.sample_rate, dec.layout, dec.extradata = rate, "mono", enc.extradata
-    out = [f.to_ndarray().ravel() for packet in packets + enc.encode(None) for f in dec.decode(packet)]
-    out = np.concatenate(out)
-    y = out / 32768 if out.dtype == np.int16 else out
-    return (soxr.resample(y, rate, RATE) if rate != RATE else y).astype(np.float32) * peak
+    """A real coder and decoder, as `sqllm.audio.coders.code` has it."""
+    return _fit(coders.code(x, name, squeeze, kbps), len(x)), []
 
 
 def vocoder(x, rng, src, bands=40, rounds=8):
-    """What coders and enhancers that synthesise speech leave of it: the power of some mel `bands`, with phases that
-    `rounds` of Griffin and Lim's algorithm make up."""
-    spectrum = partial(signal.stft, fs=RATE, nperseg=512, noverlap=384)
-    sound = partial(signal.istft, fs=RATE, nperseg=512, noverlap=384)
-    spec = spectrum(x)[2]
-    mel = np.linspace(0, np.log1p(8000 / 700), int(bands) + 2)
-    edges = 700 * np.expm1(mel)
-    hz = np.linspace(0, 8000, len(spec))[None]
-    up = (hz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    down = (edges[2:, None] - hz) / (edges[2:] - edges[1:-1])[:, None]
-    filters = np.maximum(0, np.minimum(up, down))
-    filters[np.arange(len(filters)), np.abs(hz - edges[1:-1, None]).argmin(1)] += 1e-6  # none is empty
-    filters /= filters.sum(1, keepdims=True)
-    power = filters.T @ (filters @ np.abs(spec) ** 2) / (filters.sum(0)[:, None] + 1e-9)
-    size, phase = np.sqrt(power), np.exp(2j * np.pi * rng.random(spec.shape))
-    for _ in range(int(rounds)):
-        again = spectrum(sound(size * phase)[1])[2][:, : size.shape[1]]
-        phase = np.exp(1j * np.angle(again))
-    y = _fit(sound(size * phase)[1], len(x))
-    return y * np.sqrt(active_power(x) / active_power(y)), []
+    """What coders and enhancers that synthesise speech leave of it: the power of some mel bands."""
+    return _as_loud(coders.from_mel_bands(x, rng, bands, rounds), x), []
+
+
+def world(x, rng, src, bands=40, frame_ms=10.0, breath=0.0, flutter=0.1):
+    """The same of those that model the voice: its pitch, envelope and hoarseness."""
+    return _as_loud(coders.from_world(x, rng, bands, frame_ms, breath, flutter), x), []
 
 
 KINDS: dict[str, Callable] = {
@@ -359,6 +283,7 @@ KINDS: dict[str, Callable] = {
         suppress,
         codec,
         vocoder,
+        world,
     )
 }
 

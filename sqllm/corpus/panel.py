@@ -1,7 +1,8 @@
 """Teachers of mos for simulated clips.
 
-DistillMOS (MIT) on the degraded signal, PESQ (ITU-T P.862.2) against the clean one. Both are blind to level, so the
-level term comes from `sqllm.corpus.ratings`. Needs `pip install 'sqllm[label]'`.
+DistillMOS (MIT) on the degraded signal, PESQ (ITU-T P.862.2) and ViSQOL (speech mode) against the clean one. All are
+blind to level, so the level term comes from `sqllm.corpus.ratings`. Needs `pip install 'sqllm[label]'`, and for
+DistillMOS `pip install --no-deps distillmos xls_r_sqa`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import types
+from collections.abc import Callable
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -43,13 +45,30 @@ def pesq_wb(degraded: np.ndarray, reference: np.ndarray) -> float | None:
         return None
 
 
+def load_visqol() -> Callable[[np.ndarray, np.ndarray], float | None]:
+    """MOS-LQO of float32 16 kHz signals, degraded and reference; None where they are too short for it."""
+    from visqol import VisqolApi
+
+    api = VisqolApi()
+    api.create(mode="speech", use_lattice_model=True)
+
+    def visqol(degraded: np.ndarray, reference: np.ndarray) -> float | None:
+        try:
+            return float(api.measure_from_arrays(reference, degraded, RATE).moslqo)
+        except ValueError:
+            return None
+
+    return visqol
+
+
 class Panel:
     def __init__(self, device: str = "cpu"):
-        self.model, self.device = load_distillmos().to(device), device
+        self.model, self.device, self.visqol = load_distillmos().to(device), device, load_visqol()
 
     @torch.inference_mode()
     def rate(self, degraded: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
-        """`distillmos` and `pesq` (None where it finds no utterance) of float32 16 kHz signals."""
+        """`distillmos`, `pesq` and `visqol` (None where one cannot judge) of float32 16 kHz signals."""
         with autocast(self.device):
             mos = float(self.model(torch.from_numpy(degraded)[None].to(self.device)))
-        return {"distillmos": mos, "pesq": pesq_wb(degraded, reference)}
+        against = {"pesq": pesq_wb(degraded, reference), "visqol": self.visqol(degraded, reference)}
+        return {"distillmos": mos} | against

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sqllm import DIMENSIONS
-from sqllm.audio.degrade import NARROWBAND, Impairment
+from sqllm.audio.coders import NARROWBAND
+from sqllm.audio.degrade import Impairment
 
 CLEAN = {"mos": 4.6, "noi": 4.5, "col": 4.4, "dis": 4.45, "loud": 4.45}
 
@@ -105,12 +106,17 @@ def severities(chain: Sequence[Impairment], lost: Mapping[str, float] | None = N
                 add("treble", 1.0)
             if name == "amr":
                 add("coding", math.log2(12.2 / p["kbps"]))
+            elif name == "codec2":
+                add("coding", 2 + math.log2(3.2 / p["kbps"]))
             elif name in ("opus", "opus-nb", "vorbis", "mp3", "mp3-nb"):
                 add("coding", max(0.0, p["squeeze"] - 0.85) / 0.07)
             else:
                 add("coding", CODING.get(name, 0.0))
         elif step.kind == "vocoder":
             add("coding", 1.8 + 1.2 * math.log2(120 / p["bands"]) + 2 * math.exp(-p["rounds"] / 4))
+        elif step.kind == "world":
+            coarse = 0.6 * math.log2(64 / p["bands"]) + max(0.0, p["frame_ms"] - 5) / 8
+            add("coding", 1 + coarse + 1.5 * abs(p["breath"]) + 2 * p["flutter"])
     return out
 
 

@@ -63,11 +63,10 @@ def _pesq() -> Rate:
 
 
 def _visqol() -> Rate:
-    from visqol import VisqolApi
+    from sqllm.corpus.panel import load_visqol
 
-    api = VisqolApi()
-    api.create(mode="speech", use_lattice_model=True)
-    return lambda x, reference: {"mos": float(api.measure_from_arrays(reference, x, RATE).moslqo)}
+    visqol = load_visqol()
+    return lambda x, reference: {"mos": visqol(x, reference)}
 
 
 PEERS = {"distillmos": _distillmos, "dnsmos": _dnsmos, "plcmos": _plcmos, "pesq": _pesq, "visqol": _visqol}

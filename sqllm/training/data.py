@@ -30,9 +30,13 @@ from sqllm.model.encoder import bucket_length
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 from sqllm.training.features import features_name, laid
 
+TEACHERS = ("distillmos", "pesq", "visqol")
+DEAF = {  # to these kinds and coders: PESQ wants the waveform back, ViSQOL does not mind made-up phases
+    "distillmos": set(), "pesq": {"vocoder", "world", "codec2"}, "visqol": {"vocoder"},
+}  # fmt: skip
 COLUMNS = [
     "index", "recording", "paired", "split", "speaker", "uri", "set", "condition", "chain", "severities",
-    "distillmos", "pesq", "votes", *DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS),
+    *TEACHERS, "votes", *DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS),
 ]  # fmt: skip
 
 WITHHELD = 0.2  # share of clips of which the measured facts are not told
@@ -176,13 +180,13 @@ def agreement(clips: Clips, scores: np.ndarray, costs: np.ndarray | None = None)
 
 
 def panel_mos(rows: list[dict]) -> np.ndarray:
-    """mos [n] of DistillMOS, PESQ and the ratings of the parameters, .4 : .4 : .2.
+    """mos [n] of the teachers (DistillMOS, PESQ and ViSQOL) and of the ratings of the parameters, .8 : .2.
 
-    DistillMOS and PESQ say which clip is better; how good that is on the scale of listeners, the parameters say, which
-    are fitted to human votes: the teachers are brought to their mean and spread over the corpus. Both teachers are
-    blind to level, so that they get the level's share of the parameters' rating; PESQ, which wants the waveform back,
-    is not asked about speech that was synthesised anew. Without teachers (simulated with
-    --no-panel) the parameters stand alone.
+    The mean of the teachers says which clip is better; how good that is on the scale of listeners, the parameters say,
+    which are fitted to human votes: the teachers are brought to their mean and spread over the corpus. All teachers
+    are blind to level, so that they get the level's share of the parameters' rating; of speech that was synthesised
+    anew only those are asked who can judge it (`DEAF`). Without teachers (simulated with --no-panel) the parameters
+    stand alone.
     """
     from_parameters = np.array([row["mos"] for row in rows])
     taught = {row.get("distillmos") is not None for row in rows}
@@ -190,10 +194,11 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
         raise UsageError("some shards of this corpus have teachers of mos and some were simulated with --no-panel")
     if taught == {False}:
         return from_parameters
-    distill = _standard(np.array([row["distillmos"] for row in rows]))
-    deaf = [row["pesq"] is None or any(step["kind"] == "vocoder" for step in row.get("chain") or ()) for row in rows]
-    pesq = _standard(np.array([np.nan if d else row["pesq"] for d, row in zip(deaf, rows, strict=True)]))
-    heard = _standard(np.where(np.isnan(pesq), distill, (distill + pesq) / 2))
+    ways = [{str(step["params"].get("name", step["kind"])) for step in row.get("chain") or ()} for row in rows]
+    said = [[None if way & DEAF[t] else row.get(t) for t in TEACHERS] for row, way in zip(rows, ways, strict=True)]
+    said = np.array(said, float)
+    said = said[:, np.isfinite(said).any(axis=0)]  # older corpora lack one
+    heard = _standard(np.nanmean(_standard(said), axis=1))
     level = [{k: v for k, v in row["severities"].items() if k in ("quiet", "loud")} for row in rows]
     kept = np.array([(ratings.expected(s)["mos"] - 1) / (ratings.CLEAN["mos"] - 1) for s in level])
     at_level = 1 + (from_parameters - 1) / kept
@@ -202,7 +207,8 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
 
 
 def _standard(x: np.ndarray) -> np.ndarray:
-    return (x - np.nanmean(x)) / max(np.nanstd(x), 1e-6)
+    """Of each column, with what is NaN left out."""
+    return (x - np.nanmean(x, axis=0)) / np.maximum(np.nanstd(x, axis=0), 1e-6)
 
 
 def panel_spread(rows: list[dict], mean: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from pipelines.simulate import simulate as run
 from sqllm.corpus import simulate
 from sqllm.errors import UsageError
 
-pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
+pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
 pytestmark = pytest.mark.timeout(180)
 
 

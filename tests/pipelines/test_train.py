@@ -17,7 +17,7 @@ from sqllm.model import store
 from sqllm.model.config import base
 from sqllm.training.settings import Settings
 
-pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
+pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
 pytestmark = pytest.mark.timeout(300)
 
 

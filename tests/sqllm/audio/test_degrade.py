@@ -3,51 +3,9 @@
 import numpy as np
 import pytest
 from scipy import signal
+from support.speech import SECONDS, X, db, degrade, inside, power_between, snr, voice
 
-from sqllm.audio.degrade import KINDS, NARROWBAND, RATE, Impairment, Sources, active_mask, active_power, apply, to_level
-
-SECONDS = 8
-
-
-def db(power):
-    return 10 * np.log10(power)
-
-
-def voice(seed=0):
-    """A gliding harmonic voice over a little noise, in syllables with pauses, at the nominal level."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(SECONDS * RATE) / RATE
-    phase = np.cumsum(2 * np.pi * (130 + 30 * np.sin(2 * np.pi * (0.6 * t + rng.random()))) / RATE)
-    harmonics = sum(np.sin(k * phase + rng.random() * 6) / k for k in range(1, 50))
-    envelope = np.clip(np.sin(2 * np.pi * (1.5 * t + rng.random())), 0, 1) * (t % 4 < 3)
-    return to_level(envelope * (harmonics + 0.3 * rng.standard_normal(len(t))))
-
-
-X = voice()
-
-
-def degrade(kind, seed=0, sources=None, x=X, **params):
-    """The degraded signal and its spans."""
-    step = Impairment(kind, params)
-    y = apply(x, [step], np.random.default_rng(seed), sources)
-    assert y.dtype == np.float32 and len(y) == len(x)
-    return y, step.spans
-
-
-def inside(spans, n=SECONDS * RATE):
-    mask = np.zeros(n, bool)
-    for a, b in spans:
-        mask[round(a * RATE) : round(b * RATE)] = True
-    return mask
-
-
-def power_between(x, low, high):
-    f, p = signal.welch(x, RATE, nperseg=2048)
-    return p[(f >= low) & (f < high)].sum()
-
-
-def snr(y, x=X):
-    return db(active_power(x) / np.mean((y - x) ** 2))
+from sqllm.audio.degrade import KINDS, RATE, Impairment, Sources, active_mask, active_power, apply, to_level
 
 
 def test_a_clean_chain_changes_nothing():
@@ -257,66 +215,6 @@ def test_suppression_takes_noise_more_than_speech():
     pause = slice(int(3.3 * RATE), int(3.7 * RATE))
     assert db(np.mean(y[pause] ** 2) / np.mean(noisy[pause] ** 2)) < -8
     assert db(active_power(y) / active_power(noisy)) > -6
-
-
-def lag(y, x=X):
-    return np.abs(signal.correlate(y, x)).argmax() - (len(x) - 1)
-
-
-@pytest.mark.parametrize("name", ["opus", "opus-nb", "vorbis", "mp3", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm"])
-def test_codecs_keep_length_time_and_level(name):
-    y, spans = degrade("codec", name=name)
-    assert spans == [] and abs(lag(y)) <= 2
-    assert db(active_power(y) / active_power(X)) == pytest.approx(0, abs=1.5)
-    assert 3 < snr(y) < 60
-    cut = db(power_between(y, 4300, 8000) / power_between(X, 4300, 8000))
-    assert (cut < -15) == (name in NARROWBAND)
-
-
-def test_squeezing_a_coder_harder_hurts_more():
-    for name in ("opus", "vorbis", "mp3"):
-        errors = [snr(degrade("codec", name=name, squeeze=s)[0]) for s in (0.0, 0.99)]
-        assert errors[0] > errors[1] + 2
-
-
-def test_a_codec_keeps_what_is_past_full_scale():
-    loud = X * np.float32(2 / np.abs(X).max())
-    step = Impairment("codec", {"name": "mulaw"})
-    y, _ = KINDS["codec"](loud, None, None, **step.params)
-    assert np.abs(y).max() == pytest.approx(2, rel=0.1)
-
-
-def test_amr():
-    pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
-    best, worst = (degrade("codec", name="amr", kbps=kbps)[0] for kbps in (12.2, 4.75))
-    spectrum, *coded = (
-        db(np.abs(signal.stft(y, RATE, nperseg=512)[2][10:90]) ** 2 + 1e-9) for y in (np.roll(X, 80), best, worst)
-    )  # its look-ahead is 5 ms
-    distances = [np.abs(c - spectrum)[spectrum > -70].mean() for c in coded]
-    assert distances[0] < 6 and distances[0] < 0.9 * distances[1]
-    assert db(active_power(best) / active_power(X)) == pytest.approx(0, abs=1.5)
-    assert db(power_between(best, 4300, 8000) / power_between(X, 4300, 8000)) < -15
-
-
-@pytest.mark.parametrize("name", ["g7231", "celp", "nelly", "aac"])
-def test_other_coders_of_pyav(name):
-    pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
-    y, spans = degrade("codec", name=name)
-    assert spans == [] and abs(lag(y)) < 0.15 * RATE
-    assert db(active_power(y) / active_power(X)) == pytest.approx(0, abs=1.5)
-    cut = db(power_between(y, 4300, 8000) / power_between(X, 4300, 8000))
-    assert (cut > -15) == (name == "nelly")  # at its low rate AAC leaves the upper half out too
-
-
-def test_a_vocoder_keeps_powers_and_makes_phases_up():
-    def distance(y):
-        spectrum, made = (np.abs(signal.stft(each, RATE, nperseg=512)[2]) ** 2 + 1e-7 for each in (X, y))
-        return np.abs(db(made / spectrum)).mean()
-
-    fine, coarse, raw = (degrade("vocoder", bands=b, rounds=r)[0] for b, r in ((120, 16), (14, 16), (120, 0)))
-    assert db(active_power(fine) / active_power(X)) == pytest.approx(0, abs=0.5)
-    assert snr(fine) < 3  # the waveform is another,
-    assert distance(fine) < 0.8 * distance(coarse) and distance(fine) < distance(raw)  # what is heard is near
 
 
 def test_steps_follow_one_another():

@@ -23,6 +23,7 @@ SEVERE = {
     "reverb": {"rt60_s": 1.2, "wet_db": 4.0},
     "echo": {"delay_ms": 300.0, "gain_db": -4.0}, "fading": {"depth_db": 28.0}, "suppress": {"strength": 4.0},
     "codec": {"name": "amr", "kbps": 4.75}, "vocoder": {"bands": 16, "rounds": 2},
+    "world": {"bands": 8, "frame_ms": 20.0, "breath": 0.5, "flutter": 0.5},
 }  # fmt: skip
 
 

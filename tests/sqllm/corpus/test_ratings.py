@@ -33,6 +33,11 @@ LADDERS = [
     ("echo", {"gain_db": -20, "delay_ms": 150}, "feedback", [0.0, 0.3, 0.7], "mos"),
     ("vocoder", {"rounds": 16}, "bands", [120, 40, 14], "mos"),
     ("vocoder", {"bands": 40}, "rounds", [24, 4, 0], "mos"),
+    ("world", {"frame_ms": 5.0, "breath": 0.0, "flutter": 0.0}, "bands", [64, 24, 8], "mos"),
+    ("world", {"bands": 64, "breath": 0.0, "flutter": 0.0}, "frame_ms", [5, 12, 24], "mos"),
+    ("world", {"bands": 64, "frame_ms": 5.0, "flutter": 0.0}, "breath", [0, 0.5, 1], "mos"),
+    ("world", {"bands": 64, "frame_ms": 5.0, "breath": 0.0}, "flutter", [0, 0.2, 1], "mos"),
+    ("codec", {"name": "codec2"}, "kbps", [3.2, 1.6, 0.7], "col"),
     ("level", {}, "gain_db", [-1, -10, -20, -32], "loud"),
     ("level", {}, "gain_db", [1, 6, 12], "noi"),
 ]

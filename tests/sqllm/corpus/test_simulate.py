@@ -10,7 +10,7 @@ from sqllm.audio.degrade import KINDS, RATE, Impairment
 from sqllm.corpus import simulate
 from sqllm.errors import UsageError
 
-pytest.importorskip("av", reason="no PyAV: pip install '.[av]'")
+pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
 
 
 def is_val(split):

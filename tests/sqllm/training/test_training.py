@@ -159,9 +159,12 @@ def test_panel_mos_knows_level():
             ((4.0, 3.0, {}), (4.0, 2.9, {"quiet": 3.0}), (2.0, None, {}))]  # fmt: skip
     loud, quiet, unheard = panel_mos(rows)
     assert quiet < loud - 0.5 and unheard < loud
-    synthetic = [row | {"chain": [{"kind": "vocoder"}]} for row in rows]
+    synthetic = [row | {"chain": [{"kind": "vocoder", "params": {}}]} for row in rows]
     synthetic[1] |= {"pesq": 1.0}  # PESQ is not asked about speech that was made anew
     assert panel_mos(synthetic)[1] == panel_mos([synthetic[0], rows[1] | {"pesq": None}, synthetic[2]])[1]
+    three = [row | {"visqol": v} for row, v in zip(rows, (4.0, 4.0, 1.5), strict=True)]
+    assert panel_mos(three)[2] < panel_mos([*three[:2], three[2] | {"visqol": 4.0}])[2]
+    assert (panel_mos([row | {"visqol": None} for row in rows]) == panel_mos(rows)).all()  # of an older corpus
     assert panel_mos([{"mos": 3.0, "distillmos": None}]) == [3.0]
     with pytest.raises(UsageError, match="--no-panel"):
         panel_mos([*rows, {"mos": 3.0}])
