@@ -28,7 +28,7 @@ def simulate(
         typer.Option(metavar="CSV", help="Columns path and speaker; else a folder is one, or what precedes a dash."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed draws the same clips.")] = 1,
-    panel: Annotated[bool, typer.Option(help="Ask DistillMOS and PESQ for mos too (extra `label`).")] = True,
+    panel: Annotated[bool, typer.Option(help="Ask DistillMOS, PESQ and ViSQOL for mos too (extra `label`).")] = True,
     verbose: Verbose = False,
 ) -> None:
     """Draw a rated corpus from clean speech: degraded clips with references, what was done to them, and ratings."""

@@ -14,7 +14,7 @@ import ray
 
 from pipelines.cluster import gpu_share, start_ray
 from sqllm.corpus.shards import Shards
-from sqllm.corpus.simulate import Pool, shards, speakers_of, table
+from sqllm.corpus.simulate import VERSION, Pool, shards, speakers_of, table
 from sqllm.errors import UsageError
 
 NOTE = "simulate.json"  # beside the shards: what they were drawn from
@@ -38,7 +38,7 @@ def simulate(
         _panel()  # what is missing is said here, not by a worker
     sources = {"speech": speech, "noise": noise, "rooms": rooms, "speakers": speakers}
     made_with = {name: path and os.path.abspath(path) for name, path in sources.items()}
-    _same_corpus(place, out, made_with | {"seed": seed, "panel": teachers}, clips)
+    _same_corpus(place, out, made_with | {"seed": seed, "panel": teachers, "simulator": VERSION}, clips)
     there = place.files()
     todo = [(name, list(indices)) for name, indices in shards(clips) if name not in there]
     start_ray(verbose)
@@ -68,6 +68,7 @@ def _same_corpus(place: Shards, out: str, made_with: dict, clips: int) -> None:
     if there and not before:
         raise UsageError(f"{out} holds shards of which nothing says what they were drawn from: give another --out")
     if there:
+        before = {"simulator": 1} | before  # the first did not say
         had = before.pop("clips")
         changed = [name for name in made_with if made_with[name] != before.get(name)]
         if changed or had > clips:
@@ -99,6 +100,6 @@ def _panel(device: str = "cpu"):
         return Panel(device)
     except ImportError as error:
         raise UsageError(
-            f"the teachers of mos are not installed ({error.name}): `pip install 'sqllm[label]'` and "
+            f"the teachers of mos are not installed ({error.name or error}): `pip install 'sqllm[label]'` and "
             "`pip install --no-deps distillmos xls_r_sqa`, or --no-panel to do without"
         ) from None

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from support import coders
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     ASTConfig,
@@ -135,7 +136,7 @@ def base_model(config, tmp_path_factory):
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory, speech):
     """48 simulated clips of four talkers in two shards, as `sqllm corpus simulate` writes them."""
-    pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
+    coders.needed()
     root, out = tmp_path_factory.mktemp("speech"), tmp_path_factory.mktemp("corpus")
     names = [f"talker{i}" for i in range(40)]
     chosen = [n for n in names if not simulate.is_val(n)][:3] + [n for n in names if simulate.is_val(n)][:1]

@@ -1,8 +1,8 @@
 """Real coders for the simulator, and vocoders: float32 speech at 16 kHz in, what is left of it out.
 
-Of soundfile (Opus, Vorbis, MP3, GSM, G.711, ADPCM), PyAV (AMR, G.723.1, CELP, Nellymoser, AAC), Codec2 (pycodec2) and
-WORLD (pyworld), of which all but the first come with the extra `simulate`. Outputs may be a few samples longer or
-shorter than what went in.
+Of soundfile (Opus, Vorbis, MP3, GSM, G.711, ADPCM), PyAV (AMR, G.723.1, CELP, Nellymoser, AAC) and WORLD (pyworld); the
+last two come with the extra `simulate`. What comes out is up to a tenth of a second longer, and late by what a coder
+looks ahead (AMR 5 ms, CELP 20, AAC 64).
 """
 
 from __future__ import annotations
@@ -37,25 +37,23 @@ _PYAV = {  # name: (coder, decoder, rate, kbit/s or None where `kbps` says it)
     "nelly": ("nellymoser", "nellymoser", 16000, 32.0),
     "aac": ("aac", "aac", 16000, 16.0),
 }
-NARROWBAND = {"opus-nb", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "g7231", "celp", "codec2"}
+NARROWBAND = {"opus-nb", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "g7231", "celp"}
+STRAYS_MS = 100  # the time in which a pitch that strays comes back
 AMR_KBPS = (4.75, 5.15, 5.9, 6.7, 7.4, 7.95, 10.2, 12.2)
-CODEC2_KBPS = (0.7, 1.2, 1.3, 1.4, 1.6, 2.4, 3.2)
 
 
 def check() -> None:
     """UsageError where a package of the extra `simulate` is missing."""
-    if missing := [package for package in ("av", "pycodec2", "pyworld") if find_spec(package) is None]:
+    if missing := [package for package in ("av", "pyworld") if find_spec(package) is None]:
         raise UsageError(f"the simulator's coders need {', '.join(missing)}: pip install 'sqllm[simulate]'")
 
 
 def code(x: np.ndarray, name: str, squeeze: float, kbps: float) -> np.ndarray:
     """Through a real coder and its decoder. `squeeze` in [0, 0.99], the most is the lowest rate, is for those of
-    soundfile; `kbps` for amr and codec2."""
+    soundfile; `kbps` for amr."""
     peak = max(1.0, float(np.abs(x).max()) * 1.01)
     x = x / peak
-    if name == "codec2":
-        y, rate = _by_codec2(x, kbps)
-    elif name in _PYAV:
+    if name in _PYAV:
         y, rate = _by_pyav(x, *_PYAV[name], kbps)
     else:
         y, rate = _by_soundfile(x, *_SOUNDFILE[name], squeeze)
@@ -85,8 +83,9 @@ def _by_pyav(
     enc.sample_rate, enc.layout, enc.format, enc.bit_rate = rate, "mono", kind.name, int((fixed or kbps) * 1000)
     enc.open()
     size = enc.frame_size or 1024
-    y = _frames(_at(x, rate), size)
-    y = y.astype(np.float32) if kind.name.startswith("flt") else _pcm(y)
+    y = _at(x, rate)
+    y = np.clip(np.pad(y, (0, -len(y) % size)), -1, 1).reshape(-1, size)
+    y = y.astype(np.float32) if kind.name.startswith("flt") else (y * 32767).astype(np.int16)
     packets = []
     for i, piece in enumerate(y):
         frame = av.AudioFrame.from_ndarray(piece[None], format=kind.name, layout="mono")
@@ -97,22 +96,6 @@ def _by_pyav(
     out = [f.to_ndarray().ravel() for packet in packets + enc.encode(None) for f in dec.decode(packet)]
     out = np.concatenate(out)
     return out / 32768 if out.dtype == np.int16 else out, rate
-
-
-def _by_codec2(x: np.ndarray, kbps: float) -> tuple[np.ndarray, int]:
-    from pycodec2 import Codec2
-
-    coder = Codec2(round(1000 * kbps))
-    frames = _pcm(_frames(_at(x, 8000), coder.samples_per_frame()))
-    return np.concatenate([coder.decode(coder.encode(frame)) for frame in frames]) / 32768, 8000
-
-
-def _frames(x: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(x, (0, -len(x) % size)).reshape(-1, size)
-
-
-def _pcm(x: np.ndarray) -> np.ndarray:
-    return (np.clip(x, -1, 1) * 32767).astype(np.int16)
 
 
 def from_mel_bands(x: np.ndarray, rng: np.random.Generator, bands: int, rounds: int) -> np.ndarray:
@@ -142,7 +125,7 @@ def from_world(
     """Pitch, spectral envelope and aperiodicity, and a voice made of them by WORLD (Morise et al., 2016).
 
     `bands` values are kept of each envelope, one envelope every `frame_ms`. The voice is hoarse where `breath` is above
-    0 (up to 1), buzzing below (down to -1), and its pitch is off by `flutter` semitones on average.
+    0 (up to 1), buzzing below (down to -1), and its pitch strays by `flutter` semitones (standard deviation).
     """
     import pyworld
 
@@ -151,8 +134,9 @@ def from_world(
     f0 = pyworld.stonemask(x, f0, at, RATE)
     envelope, aperiodicity = pyworld.cheaptrick(x, f0, at, RATE), pyworld.d4c(x, f0, at, RATE)
     size = 2 * (envelope.shape[1] - 1)
-    kept = pyworld.code_spectral_envelope(np.ascontiguousarray(envelope), RATE, int(bands))
-    envelope = pyworld.decode_spectral_envelope(kept, RATE, size)
-    slow = signal.lfilter([1], [1, -0.9], rng.standard_normal(len(f0))) * np.sqrt(1 - 0.9**2)
+    coded = pyworld.code_spectral_envelope(np.ascontiguousarray(envelope), RATE, int(bands))
+    envelope = pyworld.decode_spectral_envelope(coded, RATE, size)
+    kept = np.exp(-frame_ms / STRAYS_MS)
+    slow = signal.lfilter([np.sqrt(1 - kept**2)], [1, -kept], rng.standard_normal(len(f0)))
     f0 = f0 * 2 ** (flutter * slow / 12)
     return pyworld.synthesize(f0, envelope, aperiodicity ** (4.0**-breath), RATE, frame_ms)

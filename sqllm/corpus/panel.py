@@ -19,6 +19,11 @@ import torch
 from sqllm.audio import RATE
 from sqllm.model.store import autocast
 
+TEACHERS = ("distillmos", "pesq", "visqol")
+DEAF = {  # to these kinds of degradation: PESQ wants the waveform back, ViSQOL does not mind phases that are made up
+    "distillmos": set(), "pesq": {"vocoder", "world"}, "visqol": {"vocoder"},
+}  # fmt: skip
+
 
 def load_distillmos() -> torch.nn.Module:
     """float32 [B, n] at 16 kHz -> mos [B]."""
@@ -36,17 +41,17 @@ def load_distillmos() -> torch.nn.Module:
 
 
 def pesq_wb(degraded: np.ndarray, reference: np.ndarray) -> float | None:
-    """Wide-band MOS-LQO of float32 16 kHz signals; None where PESQ finds no utterance."""
-    from pesq import NoUtterancesError, pesq
+    """Wide-band MOS-LQO of float32 16 kHz signals; None where PESQ finds no utterance, or too short a one."""
+    from pesq import BufferTooShortError, NoUtterancesError, pesq
 
     try:
         return float(pesq(RATE, reference, degraded, "wb"))
-    except NoUtterancesError:
+    except (NoUtterancesError, BufferTooShortError):
         return None
 
 
 def load_visqol() -> Callable[[np.ndarray, np.ndarray], float | None]:
-    """MOS-LQO of float32 16 kHz signals, degraded and reference; None where they are too short for it."""
+    """MOS-LQO of float32 16 kHz signals, degraded and reference; None where it has nothing to compare."""
     from visqol import VisqolApi
 
     api = VisqolApi()
@@ -54,9 +59,10 @@ def load_visqol() -> Callable[[np.ndarray, np.ndarray], float | None]:
 
     def visqol(degraded: np.ndarray, reference: np.ndarray) -> float | None:
         try:
-            return float(api.measure_from_arrays(reference, degraded, RATE).moslqo)
-        except ValueError:
+            mos = float(api.measure_from_arrays(reference, degraded, RATE).moslqo)
+        except (ValueError, IndexError):  # too short
             return None
+        return mos if np.isfinite(mos) else None
 
     return visqol
 

@@ -106,8 +106,6 @@ def severities(chain: Sequence[Impairment], lost: Mapping[str, float] | None = N
                 add("treble", 1.0)
             if name == "amr":
                 add("coding", math.log2(12.2 / p["kbps"]))
-            elif name == "codec2":
-                add("coding", 2 + math.log2(3.2 / p["kbps"]))
             elif name in ("opus", "opus-nb", "vorbis", "mp3", "mp3-nb"):
                 add("coding", max(0.0, p["squeeze"] - 0.85) / 0.07)
             else:

@@ -21,7 +21,6 @@ import soundfile as sf
 import soxr
 
 from sqllm.audio import coders
-from sqllm.audio.coders import AMR_KBPS, CODEC2_KBPS
 from sqllm.audio.degrade import RATE, Impairment, Sources, active_mask, apply, to_level
 from sqllm.corpus import ratings
 from sqllm.corpus.shards import flac
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 READ = (".wav", ".flac", ".ogg", ".mp3")
 SILENT = 1e-4  # of full scale
 SHARD = 50
+VERSION = 2  # of the simulator: another one draws other clips from a seed
 VAL_EVERY = 12  # every 12th clip is a validation clip
 STAGES = [
     "reverb", "noise", "babble", "talker", "fading", "clipping", "suppress", "vocoder", "world", "band", "codec",
@@ -40,11 +40,11 @@ STAGES = [
 ]  # fmt: skip
 CODECS = [
     "opus", "opus", "opus-nb", "vorbis", "mp3", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "amr", "amr",
-    "g7231", "celp", "nelly", "aac", "aac", "codec2", "codec2", "codec2",
+    "g7231", "celp", "nelly", "aac", "aac",
 ]  # fmt: skip
 SHARES = {  # how often a kind is drawn, relative
     "noise": 5, "babble": 1.5, "talker": 1.5, "reverb": 1.5, "fading": 0.8, "clipping": 2, "suppress": 1.2, "band": 2.5,
-    "codec": 4, "mnru": 2, "vocoder": 1, "world": 1.2, "loss": 4, "chop": 2.5, "jump": 1.8, "echo": 1.3, "level": 3,
+    "codec": 3.5, "mnru": 2, "vocoder": 1, "world": 1.2, "loss": 4, "chop": 2.5, "jump": 1.8, "echo": 1.3, "level": 3,
 }  # fmt: skip
 
 
@@ -81,9 +81,8 @@ def draw(kind: str, rng: np.random.Generator) -> Impairment:
             "low_hz": u(50, 800) if rng.random() < 0.6 else 0.0,
             "high_hz": float(np.exp(u(np.log(1500), np.log(7500)))) if rng.random() < 0.85 else 8000.0,
         },
-        "codec": lambda: {"name": (name := str(rng.choice(CODECS))),
-                          "squeeze": float(rng.choice([u(0.85, 0.99), u(0, 0.99)])),
-                          "kbps": float(rng.choice(CODEC2_KBPS if name == "codec2" else AMR_KBPS))},
+        "codec": lambda: {"name": str(rng.choice(CODECS)), "squeeze": float(rng.choice([u(0.85, 0.99), u(0, 0.99)])),
+                          "kbps": float(rng.choice(coders.AMR_KBPS))},
         "vocoder": lambda: {"bands": int(np.exp(u(np.log(14), np.log(120)))), "rounds": int(rng.integers(0, 25))},
         "world": lambda: {"bands": int(np.exp(u(np.log(8), np.log(64)))), "frame_ms": u(4, 24),
                           "breath": float(rng.choice([0.0, u(-1, 1)])), "flutter": float(np.exp(u(-4, 0)))},
@@ -170,12 +169,10 @@ def speakers_of(path: str | None) -> dict[str, str]:
 class Pool:
     """Clean speech, noises and rooms, divided into train and val by speaker and by noise.
 
-    `problems` says which files are left out, and which have no speaker in a table that has some. UsageError where the
-    coders that clips go through are not installed.
+    `problems` says which files are left out, and which have no speaker in a table that has some.
     """
 
     def __init__(self, speech: str, noise: str | None, rooms: str | None, speakers: dict[str, str] | None = None):
-        coders.check()
         read = [load(folder) if folder else ({}, []) for folder in (speech, noise, rooms)]
         self.speech, noises, rooms_read = (found for found, _ in read)
         self.problems = [problem for _, problems in read for problem in problems]
@@ -264,6 +261,7 @@ def shards(clips: int) -> list[tuple[str, range]]:
 
 def table(pool: Pool, seed: int, indices: Iterable[int], teachers: Panel | None = None) -> pa.Table:
     """The content of a shard; without `teachers` the parameters alone rate the clips."""
+    coders.check()
     rows = []
     for index in indices:
         clip = pool.clip(seed, index)

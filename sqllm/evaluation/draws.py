@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sqllm.audio import RATE
+from sqllm.audio import RATE, coders
 from sqllm.audio.degrade import Sources, apply, to_level
 from sqllm.audio.draw import MOST, Spread, in_turn, next_draw, standard_error
 from sqllm.corpus.simulate import Pool, draw_chain, speakers_of
@@ -59,6 +59,7 @@ def made(
     seed: int = 1,
 ) -> list[str]:
     """Write calls of voices that training has not heard: one to four stretches, each with faults of its own."""
+    coders.check()
     pool, files = Pool(speech, noise, None, speakers_of(speakers)), []
     for number in range(count):
         rng = np.random.default_rng([seed, number])

@@ -22,6 +22,7 @@ from sqllm.audio.evidence import describe, measure
 from sqllm.audio.io import to_int16
 from sqllm.corpus import ratings
 from sqllm.corpus.manifest import leakage
+from sqllm.corpus.panel import DEAF, TEACHERS
 from sqllm.corpus.questions import costs
 from sqllm.corpus.shards import Shards, samples
 from sqllm.errors import UsageError
@@ -30,10 +31,6 @@ from sqllm.model.encoder import bucket_length
 from sqllm.model.speech_quality_llm import SpeechQualityLLM
 from sqllm.training.features import features_name, laid
 
-TEACHERS = ("distillmos", "pesq", "visqol")
-DEAF = {  # to these kinds and coders: PESQ wants the waveform back, ViSQOL does not mind made-up phases
-    "distillmos": set(), "pesq": {"vocoder", "world", "codec2"}, "visqol": {"vocoder"},
-}  # fmt: skip
 COLUMNS = [
     "index", "recording", "paired", "split", "speaker", "uri", "set", "condition", "chain", "severities",
     *TEACHERS, "votes", *DIMENSIONS, *(f"{d}_std" for d in DIMENSIONS),
@@ -194,7 +191,7 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
         raise UsageError("some shards of this corpus have teachers of mos and some were simulated with --no-panel")
     if taught == {False}:
         return from_parameters
-    ways = [{str(step["params"].get("name", step["kind"])) for step in row.get("chain") or ()} for row in rows]
+    ways = [{step["kind"] for step in row.get("chain") or ()} for row in rows]
     said = [[None if way & DEAF[t] else row.get(t) for t in TEACHERS] for row, way in zip(rows, ways, strict=True)]
     said = np.array(said, float)
     said = said[:, np.isfinite(said).any(axis=0)]  # older corpora lack one

@@ -1,12 +1,13 @@
 import pytest
 from pyarrow import parquet
+from support import coders
 
 from pipelines.cli import main
 from pipelines.simulate import simulate as run
 from sqllm.corpus import simulate
 from sqllm.errors import UsageError
 
-pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
+coders.needed()
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -40,6 +41,9 @@ def test_shards_are_the_same_whoever_draws_them(local_ray, speech, tmp_path, mon
         run(str(speech), str(out), 12, seed=6, teachers=False)
     with pytest.raises(UsageError, match="drawn with 12 clips: give another --out"):
         run(str(speech), str(out), 8, seed=5, teachers=False)
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="drawn with simulator"):
+        patch.setattr("pipelines.simulate.VERSION", simulate.VERSION + 1)
+        run(str(speech), str(out), 12, seed=5, teachers=False)
     (out / "simulate.json").unlink()
     with pytest.raises(UsageError, match="nothing says what they were drawn from"):
         run(str(speech), str(out), 12, seed=5, teachers=False)

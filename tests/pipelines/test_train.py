@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from support import coders
 
 from pipelines import curves
 from pipelines import train as pipeline
@@ -17,7 +18,7 @@ from sqllm.model import store
 from sqllm.model.config import base
 from sqllm.training.settings import Settings
 
-pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
+coders.needed()
 pytestmark = pytest.mark.timeout(300)
 
 

@@ -37,7 +37,6 @@ LADDERS = [
     ("world", {"bands": 64, "breath": 0.0, "flutter": 0.0}, "frame_ms", [5, 12, 24], "mos"),
     ("world", {"bands": 64, "frame_ms": 5.0, "flutter": 0.0}, "breath", [0, 0.5, 1], "mos"),
     ("world", {"bands": 64, "frame_ms": 5.0, "breath": 0.0}, "flutter", [0, 0.2, 1], "mos"),
-    ("codec", {"name": "codec2"}, "kbps", [3.2, 1.6, 0.7], "col"),
     ("level", {}, "gain_db", [-1, -10, -20, -32], "loud"),
     ("level", {}, "gain_db", [1, 6, 12], "noi"),
 ]

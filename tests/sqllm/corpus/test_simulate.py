@@ -4,13 +4,14 @@ import json
 import numpy as np
 import pytest
 import soundfile as sf
+from support import coders
 
 from sqllm import DIMENSIONS
 from sqllm.audio.degrade import KINDS, RATE, Impairment
 from sqllm.corpus import simulate
 from sqllm.errors import UsageError
 
-pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
+coders.needed()
 
 
 def is_val(split):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import soundfile
+from support import coders
 
 from sqllm.corpus import simulate
 from sqllm.errors import UsageError
@@ -48,7 +49,7 @@ def test_no_speech_is_said(tmp_path):
 
 
 def test_calls_are_made(tmp_path, speech):
-    pytest.importorskip("pyworld", reason="no coders: pip install '.[simulate]'")
+    coders.needed()
     talkers = [f"talker{i}" for i in range(40)]
     for name in [n for n in talkers if simulate.is_val(n)][:2] + [n for n in talkers if not simulate.is_val(n)][:1]:
         (tmp_path / name).mkdir()
