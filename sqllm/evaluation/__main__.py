@@ -3,6 +3,7 @@ python -m sqllm.evaluation controls CORPUS
 python -m sqllm.evaluation listeners CORPUS [--conditions CONDITIONS.csv]
 python -m sqllm.evaluation head CORPUS [--rated RATINGS.csv --column mos=score --only set=p835 --ranks]
 python -m sqllm.evaluation encoder CORPUS [--rated RATINGS.csv, and so on]
+python -m sqllm.evaluation teachers CORPUS --rated RATINGS.csv, and so on
 python -m sqllm.evaluation tokens CORPUS --counts 64 128 256
 python -m sqllm.evaluation draws CALL...|--speech DIR [--windows 4 8 16 32] [--until-se 0.2 0.1 0.05]
 python -m sqllm.evaluation severity --speech DIR --speakers CSV [--conditions CONDITIONS.csv]
@@ -22,7 +23,7 @@ from sqllm.evaluation import report
 from sqllm.evaluation import severity as steps
 from sqllm.evaluation.controls import controls
 from sqllm.evaluation.draws import draws, made
-from sqllm.evaluation.head import head, tokens, tuned
+from sqllm.evaluation.head import head, teachers, tokens, tuned
 from sqllm.evaluation.listeners import listeners
 from sqllm.evaluation.words import words
 from sqllm.predictor import Predictor
@@ -59,10 +60,12 @@ def arguments() -> argparse.Namespace:
     for name, about in (
         ("head", "a plain regression head on the same features and labels, beside the language model"),
         ("encoder", "what it brings that head that its encoder learns too; wants a GPU"),
+        ("teachers", "what that head learns of mos from each of the corpus' teachers, and from several"),
     ):
         c = command(name, about)
         c.add_argument("--epochs", type=at_least_1, default=10)
-        c.add_argument("--rated", type=Path, help="a rated corpus, as `sqllm evaluate` takes it")
+        needed = name == "teachers"
+        c.add_argument("--rated", type=Path, required=needed, help="a rated corpus, as `sqllm evaluate` takes it")
         c.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS")
         c.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE")
         c.add_argument("--ranks", action="store_true", help="compare ranks: votes may be on any scale")
@@ -105,6 +108,9 @@ def main() -> None:
     elif args.command in ("head", "encoder"):
         control = {"head": head, "encoder": tuned}[args.command]
         result = control(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
+    elif args.command == "teachers":
+        found = teachers(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
+        result = {"teachers of mos": found}
     elif args.command == "tokens":
         result = {"audio tokens": tokens(predictor, args.model, args.corpus, args.epochs, args.counts)}
     elif args.command == "draws":

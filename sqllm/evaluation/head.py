@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from sqllm import DIMENSIONS
 from sqllm.audio.io import to_int16
 from sqllm.bench import seconds_per_window, speech_like
+from sqllm.corpus.panel import TEACHERS
 from sqllm.corpus.shards import Shards, samples
 from sqllm.errors import UsageError
 from sqllm.evaluation import simulated, tables
@@ -27,7 +29,7 @@ from sqllm.model.encoder import AudioEncoder, bucket_length
 from sqllm.model.store import autocast
 from sqllm.recording import cut
 from sqllm.training import features
-from sqllm.training.data import Clips, Sound, read
+from sqllm.training.data import Clips, Sound, panel_mos, read
 
 HIDDEN, BATCH, LR, ENCODER_LR = 128, 32, 1e-3, 5e-5
 Judge = Callable[[Tensor, Sequence[np.ndarray]], np.ndarray]  # pooled features, and int16 windows -> scores [n, 5]
@@ -183,6 +185,31 @@ def _brief(compared: list[dict], first: str, other: str) -> list[dict]:
         {"set": c["group"], "dim": c["dim"], "per": c["level"], "n": c["n"], f"{c['statistic']}, {other}": c["other"],
          f"{c['statistic']}, {first}": c["model"], f"{other} less {first}": c["difference"], "95 %": c["difference_95"]}
         for c in compared if c["group"] != "val" or c["level"] == "clip"
+    ]  # fmt: skip
+
+
+@torch.inference_mode()
+def teachers(
+    predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict], ranks: bool = False
+) -> list[dict]:
+    """What teachers of mos are worth: the head learns from the labels that some of them give, and rates `rated`
+    recordings. A row for each choice of teachers and each set, beside the head that all of them taught."""
+    clips = _prepared(predictor.model.config, resolve(model), corpus)["train"]
+    judges, statistic = {}, "rho" if ranks else "r"
+    for asked in [some for k in range(len(TEACHERS), 0, -1) for some in combinations(TEACHERS, k)]:
+        clips.mean[:, 0] = panel_mos(clips.rows, asked)
+        with torch.inference_mode(False):
+            learnt = train(clips, epochs)
+        judges[" + ".join(asked)] = lambda audio, windows, learnt=learnt: learnt(audio.float().cpu()).numpy()
+    mos = np.array([[scores[0] for scores in _heard(predictor, judges, row["uri"])] for row in rated])
+    judged = [
+        {**row, "judge": judge, "clip": clip, "dim": "mos", "true": row["mos"], "predicted": mos[clip, i]}
+        for i, judge in enumerate(judges) for clip, row in enumerate(rated) if np.isfinite(mos[clip, i])
+    ]  # fmt: skip
+    return [
+        {"set": c["group"], "n": c["n"], "teachers": c["judge"], statistic: c["other"], f"{statistic}, all": c["model"],
+         "difference": c["difference"], "95 %": c["difference_95"]}
+        for c in tables.comparisons(judged, statistic) if c["level"] == "clip"
     ]  # fmt: skip
 
 

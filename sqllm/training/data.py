@@ -176,14 +176,13 @@ def agreement(clips: Clips, scores: np.ndarray, costs: np.ndarray | None = None)
     return out | {"recall": named[right].mean(), "precision": right[named].mean() if named.any() else 0.0}
 
 
-def panel_mos(rows: list[dict]) -> np.ndarray:
-    """mos [n] of the teachers (DistillMOS, PESQ and ViSQOL) and of the ratings of the parameters, .8 : .2.
+def panel_mos(rows: list[dict], teachers: Sequence[str] = TEACHERS) -> np.ndarray:
+    """mos [n] of the teachers and of the ratings of the parameters, .8 : .2.
 
     The mean of the teachers says which clip is better; how good that is on the scale of listeners, the parameters say,
     which are fitted to human votes: the teachers are brought to their mean and spread over the corpus. All teachers
     are blind to level, so that they get the level's share of the parameters' rating; of speech that was synthesised
-    anew only those are asked who can judge it (`DEAF`). Without teachers (simulated with --no-panel) the parameters
-    stand alone.
+    anew only those are asked who can judge it (`DEAF`). Where no teacher rated a clip the parameters stand alone.
     """
     from_parameters = np.array([row["mos"] for row in rows])
     taught = {row.get("distillmos") is not None for row in rows}
@@ -192,20 +191,22 @@ def panel_mos(rows: list[dict]) -> np.ndarray:
     if taught == {False}:
         return from_parameters
     ways = [{step["kind"] for step in row.get("chain") or ()} for row in rows]
-    said = [[None if way & DEAF[t] else row.get(t) for t in TEACHERS] for row, way in zip(rows, ways, strict=True)]
+    said = [[None if way & DEAF[t] else row.get(t) for t in teachers] for row, way in zip(rows, ways, strict=True)]
     said = np.array(said, float)
-    said = said[:, np.isfinite(said).any(axis=0)]  # older corpora lack one
-    heard = _standard(np.nanmean(_standard(said), axis=1))
+    said = _standard(said[:, np.isfinite(said).any(axis=0)])  # older corpora lack one
+    known = np.isfinite(said)
+    someone = known.any(axis=1)
+    heard = _standard(np.where(known, said, 0)[someone].sum(axis=1) / known[someone].sum(axis=1))
     level = [{k: v for k, v in row["severities"].items() if k in ("quiet", "loud")} for row in rows]
     kept = np.array([(ratings.expected(s)["mos"] - 1) / (ratings.CLEAN["mos"] - 1) for s in level])
     at_level = 1 + (from_parameters - 1) / kept
-    heard = at_level.mean() + at_level.std() * heard
-    return np.clip(0.8 * (1 + (heard - 1) * kept) + 0.2 * from_parameters, 1, 5)
+    at_level[someone] = at_level.mean() + at_level.std() * heard
+    return np.clip(0.8 * (1 + (at_level - 1) * kept) + 0.2 * from_parameters, 1, 5)
 
 
 def _standard(x: np.ndarray) -> np.ndarray:
     """Of each column, with what is NaN left out."""
-    return (x - np.nanmean(x, axis=0)) / np.maximum(np.nanstd(x, axis=0), 1e-6)
+    return (x - np.nanmean(x, axis=0)) / np.maximum(np.nanstd(x, axis=0), 1e-6) if len(x) else x
 
 
 def panel_spread(rows: list[dict], mean: np.ndarray) -> np.ndarray:

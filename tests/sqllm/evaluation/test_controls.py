@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from sqllm.corpus.panel import TEACHERS
 from sqllm.corpus.shards import Shards
 from sqllm.errors import UsageError
 from sqllm.evaluation import controls, simulated
-from sqllm.evaluation.head import Head, head, tokens, train, tuned
+from sqllm.evaluation.head import Head, head, teachers, tokens, train, tuned
 from sqllm.evaluation.listeners import listeners
 from sqllm.model import store
 from sqllm.predictor import Predictor
@@ -114,6 +115,23 @@ def test_the_head_stands_beside_the_language_model(predictor, trained, corpus, t
     assert result["clips"] == {"train": 44, "val": 4}
     [row] = result["rated"]
     assert row["n"] == 4 and row["dim"] == "mos" and -1 <= row["rho, head"] <= 1
+
+
+def test_each_choice_of_teachers_teaches_a_head(predictor, trained, corpus, tmp_path, speech, monkeypatch):
+    import soundfile
+
+    rated = []
+    for i in range(4):
+        soundfile.write(tmp_path / f"{i}.wav", speech(2.0, seed=i).numpy(), 16000)
+        rated.append({"uri": str(tmp_path / f"{i}.wav"), "set": "s", "condition": None, "mos": 1.0 + i})
+    asked = []
+    monkeypatch.setattr(
+        "sqllm.evaluation.head.panel_mos", lambda rows, names: asked.append(names) or [len(names)] * len(rows)
+    )
+    rows = teachers(predictor, str(trained), corpus, 1, rated, ranks=True)
+    assert asked[0] == TEACHERS and len(set(asked)) == 2 ** len(TEACHERS) - 1
+    assert [row["teachers"] for row in rows] == [" + ".join(names) for names in asked[1:]]
+    assert all(row["n"] == 4 and row["difference"] == row["rho"] - row["rho, all"] for row in rows)
 
 
 def test_an_encoder_that_learns_too(predictor, trained, corpus, monkeypatch):

@@ -165,6 +165,7 @@ def test_panel_mos_knows_level():
     three = [row | {"visqol": v} for row, v in zip(rows, (4.0, 4.0, 1.5), strict=True)]
     assert panel_mos(three)[2] < panel_mos([*three[:2], three[2] | {"visqol": 4.0}])[2]
     assert (panel_mos([row | {"visqol": None} for row in rows]) == panel_mos(rows)).all()  # of an older corpus
+    assert panel_mos(synthetic, ["pesq"]) == pytest.approx([3.0] * 3)  # nobody who can judge is asked
     assert panel_mos([{"mos": 3.0, "distillmos": None}]) == [3.0]
     with pytest.raises(UsageError, match="--no-panel"):
         panel_mos([*rows, {"mos": 3.0}])
