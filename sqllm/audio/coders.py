@@ -1,8 +1,7 @@
 """Real coders for the simulator, and vocoders: float32 speech at 16 kHz in, what is left of it out.
 
 Of soundfile (Opus, Vorbis, MP3, GSM, G.711, ADPCM), PyAV (AMR, G.723.1, CELP, Nellymoser, AAC) and WORLD (pyworld); the
-last two come with the extra `simulate`. What comes out is up to a tenth of a second longer, and late by what a coder
-looks ahead (AMR 5 ms, CELP 20, AAC 64).
+last two come with the extra `simulate`. What comes out is at the time of what went in, up to 50 ms longer.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ _SOUNDFILE = {  # name: (container, subtype, rate)
     "mulaw": ("WAV", "ULAW", 8000),
     "adpcm": ("WAV", "IMA_ADPCM", 8000),
 }
-_PYAV = {  # name: (coder, decoder, rate, kbit/s or None where `kbps` says it)
-    "amr": ("libopencore_amrnb", "amrnb", 8000, None),
-    "g7231": ("g723_1", "g723_1", 8000, 6.3),
-    "celp": ("real_144", "real_144", 8000, 8.0),
-    "nelly": ("nellymoser", "nellymoser", 16000, 32.0),
-    "aac": ("aac", "aac", 16000, 16.0),
+_PYAV = {  # name: (coder, decoder, rate, ms by which it is late, kbit/s or None where `kbps` says it)
+    "amr": ("libopencore_amrnb", "amrnb", 8000, 5, None),
+    "g7231": ("g723_1", "g723_1", 8000, 7.5, 6.3),
+    "celp": ("real_144", "real_144", 8000, 20, 8.0),
+    "nelly": ("nellymoser", "nellymoser", 16000, 8, 32.0),
+    "aac": ("aac", "aac", 16000, 64, 16.0),
 }
 NARROWBAND = {"opus-nb", "mp3-nb", "gsm", "alaw", "mulaw", "adpcm", "amr", "g7231", "celp"}
 STRAYS_MS = 100  # the time in which a pitch that strays comes back
@@ -74,7 +73,7 @@ def _at(x: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _by_pyav(
-    x: np.ndarray, coder: str, decoder: str, rate: int, fixed: float | None, kbps: float
+    x: np.ndarray, coder: str, decoder: str, rate: int, late_ms: float, fixed: float | None, kbps: float
 ) -> tuple[np.ndarray, int]:
     import av
 
@@ -94,7 +93,7 @@ def _by_pyav(
     dec = av.CodecContext.create(decoder, "r")
     dec.sample_rate, dec.layout, dec.extradata = rate, "mono", enc.extradata
     out = [f.to_ndarray().ravel() for packet in packets + enc.encode(None) for f in dec.decode(packet)]
-    out = np.concatenate(out)
+    out = np.concatenate(out)[int(rate * late_ms / 1000) :]
     return out / 32768 if out.dtype == np.int16 else out, rate
 
 

@@ -50,9 +50,7 @@ def test_a_codec_keeps_what_is_past_full_scale():
 def test_amr():
     needed()
     best, worst = (degrade("codec", name="amr", kbps=kbps)[0] for kbps in (12.2, 4.75))
-    spectrum, *coded = (
-        db(np.abs(signal.stft(y, RATE, nperseg=512)[2][10:90]) ** 2 + 1e-9) for y in (np.roll(X, 80), best, worst)
-    )  # its look-ahead is 5 ms
+    spectrum, *coded = (db(np.abs(signal.stft(y, RATE, nperseg=512)[2][10:90]) ** 2 + 1e-9) for y in (X, best, worst))
     distances = [np.abs(c - spectrum)[spectrum > -70].mean() for c in coded]
     assert distances[0] < 6 and distances[0] < 0.9 * distances[1]
     assert db(active_power(best) / active_power(X)) == pytest.approx(0, abs=1.5)
@@ -63,7 +61,7 @@ def test_amr():
 def test_other_coders_of_pyav(name):
     needed()
     y, spans = degrade("codec", name=name)
-    assert spans == [] and abs(lag(y)) < 0.15 * RATE and np.array_equal(y, degrade("codec", name=name)[0])
+    assert spans == [] and abs(lag(y)) <= 2 and np.array_equal(y, degrade("codec", name=name)[0])
     assert db(active_power(y) / active_power(X)) == pytest.approx(0, abs=1.5)
     cut = db(power_between(y, 4300, 8000) / power_between(X, 4300, 8000))
     assert (cut > -15) == (name == "nelly")  # at its low rate AAC leaves the upper half out too
