@@ -19,10 +19,10 @@ import torch
 from sqllm.audio import RATE
 from sqllm.model.store import autocast
 
-TEACHERS = ("distillmos", "pesq", "visqol")
-DEAF = {  # to these kinds of degradation: PESQ wants the waveform back, ViSQOL does not mind phases that are made up
+DEAF = {  # each teacher to these kinds: PESQ wants the waveform back, ViSQOL does not mind phases that are made up
     "distillmos": set(), "pesq": {"vocoder", "world"}, "visqol": {"vocoder"},
 }  # fmt: skip
+TEACHERS = tuple(DEAF)
 
 
 def load_distillmos() -> torch.nn.Module:

@@ -64,8 +64,9 @@ def arguments() -> argparse.Namespace:
     ):
         c = command(name, about)
         c.add_argument("--epochs", type=at_least_1, default=10)
-        needed = name == "teachers"
-        c.add_argument("--rated", type=Path, required=needed, help="a rated corpus, as `sqllm evaluate` takes it")
+        c.add_argument(
+            "--rated", type=Path, required=name == "teachers", help="a rated corpus, as `sqllm evaluate` takes it"
+        )
         c.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS")
         c.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE")
         c.add_argument("--ranks", action="store_true", help="compare ranks: votes may be on any scale")
@@ -105,12 +106,9 @@ def main() -> None:
         result = controls(predictor, args.corpus, args.clips, args.spoken)
     elif args.command == "listeners":
         result = listeners(predictor, args.corpus, args.clips, args.conditions)
-    elif args.command in ("head", "encoder"):
-        control = {"head": head, "encoder": tuned}[args.command]
+    elif args.command in ("head", "encoder", "teachers"):
+        control = {"head": head, "encoder": tuned, "teachers": teachers}[args.command]
         result = control(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
-    elif args.command == "teachers":
-        found = teachers(predictor, args.model, args.corpus, args.epochs, rated(args), args.ranks)
-        result = {"teachers of mos": found}
     elif args.command == "tokens":
         result = {"audio tokens": tokens(predictor, args.model, args.corpus, args.epochs, args.counts)}
     elif args.command == "draws":

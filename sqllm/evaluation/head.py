@@ -189,9 +189,7 @@ def _brief(compared: list[dict], first: str, other: str) -> list[dict]:
 
 
 @torch.inference_mode()
-def teachers(
-    predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict], ranks: bool = False
-) -> list[dict]:
+def teachers(predictor, model: str, corpus: Path, epochs: int, rated: Sequence[dict], ranks: bool = False) -> dict:
     """What teachers of mos are worth: the head learns from the labels that some of them give, and rates `rated`
     recordings. A row for each choice of teachers and each set, beside the head that all of them taught."""
     clips = _prepared(predictor.model.config, resolve(model), corpus)["train"]
@@ -206,11 +204,12 @@ def teachers(
         {**row, "judge": judge, "clip": clip, "dim": "mos", "true": row["mos"], "predicted": mos[clip, i]}
         for i, judge in enumerate(judges) for clip, row in enumerate(rated) if np.isfinite(mos[clip, i])
     ]  # fmt: skip
-    return [
+    rows = [
         {"set": c["group"], "n": c["n"], "teachers": c["judge"], statistic: c["other"], f"{statistic}, all": c["model"],
          "difference": c["difference"], "95 %": c["difference_95"]}
         for c in tables.comparisons(judged, statistic) if c["level"] == "clip"
     ]  # fmt: skip
+    return {"teachers of mos": rows}
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@ import copy
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sqllm.corpus.panel import TEACHERS
@@ -103,32 +104,29 @@ def test_the_head_learns_which_layer_carries_the_quality():
     assert Head(3, 16)(clips.x[:2]).shape == (2, 5)
 
 
-def test_the_head_stands_beside_the_language_model(predictor, trained, corpus, tmp_path, speech):
-    import soundfile
-
-    rated = []
+@pytest.fixture
+def rated(tmp_path, speech):
+    rows = []
     for i in range(4):
         soundfile.write(tmp_path / f"{i}.wav", speech(2.0, seed=i).numpy(), 16000)
-        rated.append({"uri": str(tmp_path / f"{i}.wav"), "set": "s", "condition": None, "mos": 10.0 * i, "noi": None,
-                      "col": None, "dis": None, "loud": None})  # fmt: skip
+        rows.append({"uri": str(tmp_path / f"{i}.wav"), "set": "s", "condition": None, "mos": 10.0 * i, "noi": None,
+                     "col": None, "dis": None, "loud": None})  # fmt: skip
+    return rows
+
+
+def test_the_head_stands_beside_the_language_model(predictor, trained, corpus, rated):
     result = head(predictor, str(trained), corpus, 2, rated, ranks=True)
     assert result["clips"] == {"train": 44, "val": 4}
     [row] = result["rated"]
     assert row["n"] == 4 and row["dim"] == "mos" and -1 <= row["rho, head"] <= 1
 
 
-def test_each_choice_of_teachers_teaches_a_head(predictor, trained, corpus, tmp_path, speech, monkeypatch):
-    import soundfile
-
-    rated = []
-    for i in range(4):
-        soundfile.write(tmp_path / f"{i}.wav", speech(2.0, seed=i).numpy(), 16000)
-        rated.append({"uri": str(tmp_path / f"{i}.wav"), "set": "s", "condition": None, "mos": 1.0 + i})
+def test_each_choice_of_teachers_teaches_a_head(predictor, trained, corpus, rated, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "sqllm.evaluation.head.panel_mos", lambda rows, names: asked.append(names) or [len(names)] * len(rows)
     )
-    rows = teachers(predictor, str(trained), corpus, 1, rated, ranks=True)
+    rows = teachers(predictor, str(trained), corpus, 1, rated, ranks=True)["teachers of mos"]
     assert asked[0] == TEACHERS and len(set(asked)) == 2 ** len(TEACHERS) - 1
     assert [row["teachers"] for row in rows] == [" + ".join(names) for names in asked[1:]]
     assert all(row["n"] == 4 and row["difference"] == row["rho"] - row["rho, all"] for row in rows)
